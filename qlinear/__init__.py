@@ -1,0 +1,1 @@
+"""Reference arithmetic for INT8 inference, equal to ONNX Runtime bit for bit."""

@@ -1,0 +1,122 @@
+"""CIFAR-10 in the layout that its authors publish, and the book's 20 sample images.
+
+The layout (Krizhevsky, 2009) is a folder ``cifar-10-batches-py`` with ``data_batch_1`` to
+``data_batch_5`` and ``test_batch``, each a pickled dictionary with ``data`` (uint8, one row of
+3072 = 3 x 32 x 32 values per image, channel first) and ``labels``.
+"""
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from qlinear.errors import UnusableInput
+
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+FOLDER = "cifar-10-batches-py"
+SPLITS = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
+SAMPLES = Path(__file__).resolve().parents[1] / "data"
+
+
+# what a pickled batch needs: numbers, strings and NumPy arrays. A data file must not run code.
+PLAIN = frozenset(
+    {
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("_codecs", "encode"),
+    }
+)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) in PLAIN:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"holds {module}.{name}, which is not data")
+
+
+def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        batch = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        data = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32)
+        labels = np.asarray(batch[b"labels"], np.int64)
+    except OSError as error:
+        raise UnusableInput(
+            f"{path}: {error.strerror}; get CIFAR-10 with: "
+            f"python scripts/fetch_cifar10.py --data-dir DIR"
+        ) from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UnusableInput(f"{path}: not a CIFAR-10 batch ({error})") from None
+    if len(data) != len(labels):
+        raise UnusableInput(f"{path}: {len(data)} images but {len(labels)} labels")
+    return data, labels
+
+
+def load_cifar10(data_dir: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read one split of CIFAR-10.
+
+    Args:
+        data_dir: the ``cifar-10-batches-py`` folder or the folder that holds it.
+        split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
+
+    Returns:
+        images, uint8 of shape (N, 3, 32, 32), RGB pixels 0 to 255, and labels, int64 (N,).
+
+    Raises:
+        UnusableInput: a batch file is missing or damaged.
+    """
+    folder = Path(data_dir)
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
+    parts = [_read_batch(folder / name) for name in SPLITS[split]]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def pack_samples(folder: Path) -> None:
+    """Write cifar10_samples.npz from the folder's PNG files, named ``cifar10_NUMBER_LABEL.png``.
+
+    The archive spares readers of the samples an image library.
+    """
+    paths = sorted(folder.glob("cifar10_*.png"))
+    if not paths:
+        raise UnusableInput(f"{folder}: no cifar10_*.png files; they are part of the repository")
+    labels = [int(path.stem.split("_")[2]) for path in paths]
+    images = np.stack([read_image(path) for path in paths])
+    np.savez_compressed(folder / "cifar10_samples.npz", images=images, labels=np.int64(labels))
+
+
+def load_samples() -> tuple[np.ndarray, np.ndarray]:
+    """Read the book's 20 sample images, the first 20 of the CIFAR-10 test set.
+
+    Returns:
+        images, uint8 of shape (20, 3, 32, 32), RGB pixels 0 to 255, and labels, int64 (20,).
+
+    Raises:
+        UnusableInput: the archive is missing.
+    """
+    path = SAMPLES / "cifar10_samples.npz"
+    if not path.exists():
+        raise UnusableInput(f"{path}: no such file; make it with: python scripts/pack_samples.py")
+    with np.load(path) as archive:
+        return archive["images"], archive["labels"]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as uint8 of shape (3, H, W), RGB pixels 0 to 255."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise UnusableInput(f"{path}: reading an image needs Pillow (pip install pillow)") from None
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+    except FileNotFoundError:
+        raise UnusableInput(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UnusableInput(f"{path}: not an image ({error})") from None
