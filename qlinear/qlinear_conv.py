@@ -1,0 +1,397 @@
+"""QLinearConv, in two stages as hardware builds it.
+
+Stage 1 is integer only: pad with the zero point, subtract the zero points, multiply, accumulate in
+int32, add the bias. Stage 2 is one float32 multiplication per output, a rounding, the output zero
+point, and saturation.
+
+    acc[n, m, p] = B[m] + sum over c, k of (x[n, c, p*stride + k*dilation] - x_zero_point)
+                                         * (w[m, c, k] - w_zero_point[m])
+    y[n, m, p]   = saturate(rint(float32(acc) * scale[m]) + y_zero_point)
+    scale[m]     = float32(float32(x_scale * w_scale[m]) / y_scale)
+
+Source: ONNX operator specification, QLinearConv-10; where it is silent (rounding of ties, type and
+order of the scale's operations), ONNX Runtime's CPU kernel, to which the tests hold this module.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from qlinear.errors import UnusableInput
+
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+INT8_TYPES = (np.dtype(np.int8), np.dtype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a convolution's windows lie; every tuple has one entry per spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]  # padding before the first element
+    end: tuple[int, ...]  # padding after the last element
+    out: tuple[int, ...]
+    group: int
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Input elements from a window's first tap to its last, per axis."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What every stage of a QLinearConv holds, in the order in which hardware computes it."""
+
+    padded: np.ndarray  # int8/uint8 (N, C, padded spatial): the input with zero-point padding
+    sums: np.ndarray  # int32 (N, M, out): sums of products, before the bias
+    acc: np.ndarray  # int32 (N, M, out): with the bias
+    scale: np.ndarray  # float32 (M,): x_scale * w_scale / y_scale
+    scaled: np.ndarray  # float32 (N, M, out): acc * scale, before rounding
+    rounded: np.ndarray  # float32 (N, M, out): rounded, with y_zero_point, not yet saturated
+    y: np.ndarray  # int8/uint8 (N, M, out)
+
+
+def geometry(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: list[int] | None = None,
+    group: int = 1,
+    kernel_shape: list[int] | None = None,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Geometry:
+    """Resolve ONNX's Conv attributes for one input shape.
+
+    Args:
+        x_shape: (N, C, spatial...), one to three spatial axes.
+        w_shape: (M, C / group, kernel...).
+        auto_pad, dilations, group, kernel_shape, pads, strides: as in ONNX's Conv; ``pads`` lists
+            all begins, then all ends.
+
+    Raises:
+        UnusableInput: shapes and attributes do not fit together; the message names the field.
+    """
+    axes = len(x_shape) - 2
+    if axes not in (1, 2, 3) or len(w_shape) != len(x_shape):
+        raise UnusableInput(f"x has shape {x_shape} and w {w_shape}: 1 to 3 spatial axes, alike")
+    if 0 in x_shape[1:] or 0 in w_shape:
+        raise UnusableInput(f"x has shape {x_shape} and w {w_shape}: an axis of length 0")
+    if auto_pad not in AUTO_PADS:
+        raise UnusableInput(f"auto_pad is {auto_pad!r}, not one of {', '.join(AUTO_PADS)}")
+    kernel = tuple(w_shape[2:])
+    if kernel_shape is not None and tuple(kernel_shape) != kernel:
+        raise UnusableInput(f"kernel_shape is {list(kernel_shape)} but w has shape {w_shape}")
+    strides, dilations = (tuple(v or (1,) * axes) for v in (strides, dilations))
+    pads = tuple(pads or (0,) * 2 * axes)
+    for name, value, length in (
+        ("strides", strides, axes),
+        ("dilations", dilations, axes),
+        ("pads", pads, 2 * axes),
+    ):
+        lowest = 0 if name == "pads" else 1
+        if len(value) != length or min(value) < lowest:
+            raise UnusableInput(f"{name} is {list(value)}: needs {length} integers >= {lowest}")
+    if group < 1 or w_shape[0] % group or x_shape[1] != w_shape[1] * group:
+        raise UnusableInput(f"group is {group} but x has shape {x_shape} and w {w_shape}")
+
+    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    if auto_pad == "NOTSET":
+        begin, end = pads[:axes], pads[axes:]
+    elif auto_pad == "VALID":
+        begin = end = (0,) * axes
+    else:
+        total = [
+            max(0, (-(-size // stride) - 1) * stride + span - size)
+            for size, stride, span in zip(x_shape[2:], strides, spans, strict=True)
+        ]
+        less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begin, end = (less, more) if auto_pad == "SAME_UPPER" else (more, less)
+    out = tuple(
+        (size + b + e - span) // stride + 1
+        for size, b, e, span, stride in zip(x_shape[2:], begin, end, spans, strides, strict=True)
+    )
+    if min(out) < 1:
+        raise UnusableInput(f"the kernel spans {spans} but the padded input is smaller")
+    return Geometry(kernel, strides, dilations, begin, end, out, group)
+
+
+def pad(x: np.ndarray, x_zero_point: np.ndarray, geo: Geometry) -> np.ndarray:
+    """Pad the spatial axes of ``x`` with ``x_zero_point``, the integer that stands for real 0."""
+    widths = [(0, 0), (0, 0), *zip(geo.begin, geo.end, strict=True)]
+    return np.pad(x, widths, constant_values=np.asarray(x_zero_point).item())
+
+
+def windows(padded: np.ndarray, geo: Geometry) -> np.ndarray:
+    """View of every window, without a copy: (N, C, out..., kernel...)."""
+    axes = len(geo.kernel)
+    view = np.lib.stride_tricks.sliding_window_view(padded, geo.spans, tuple(range(2, 2 + axes)))
+    step = [slice(None, (o - 1) * s + 1, s) for o, s in zip(geo.out, geo.strides, strict=True)]
+    taps = [slice(None, None, d) for d in geo.dilations]
+    return view[(slice(None), slice(None), *step, *taps)]
+
+
+def centred(q: np.ndarray, zero_point: np.ndarray, dtype: type = np.int32) -> np.ndarray:
+    """``q - zero_point`` without overflow: the difference of two 8-bit integers needs 9 bits.
+
+    ``zero_point`` is a scalar, or has one entry per row of ``q`` (per-channel weights).
+    """
+    zero_point = np.asarray(zero_point)
+    if zero_point.ndim == 1:
+        zero_point = zero_point.reshape(-1, *(1,) * (q.ndim - 1))
+    return q.astype(dtype) - zero_point.astype(dtype)
+
+
+def accumulator_range(
+    w: np.ndarray,
+    w_zero_point: np.ndarray,
+    x_dtype: np.dtype,
+    x_zero_point: np.ndarray,
+    B: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest accumulator that any input can cause: two int64 arrays (M,).
+
+    Each product is at its extreme when x is at one end of its type, so both ends are attained (by
+    an input without padding). Because x = x_zero_point makes a product 0, every partial sum, in
+    every order, lies within the same range; with ``B``, also one that starts from the bias or from
+    0 and adds it last.
+    """
+    info, zero = np.iinfo(x_dtype), int(np.asarray(x_zero_point).item())
+    weights = centred(w, w_zero_point, np.int64).reshape(len(w), -1)
+    ends = np.stack([weights * (info.min - zero), weights * (info.max - zero)])
+    low, high = ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)
+    if B is not None:
+        low, high = np.minimum(low, low + B), np.maximum(high, high + B)
+    return low, high
+
+
+def signed_bits(low: int, high: int) -> int:
+    """Width of the narrowest two's complement integer that holds ``low`` and ``high``."""
+    return max((-int(low) - 1).bit_length() if low < 0 else 0, int(high).bit_length()) + 1
+
+
+def exact_float(bound: int) -> type:
+    """The narrowest float type in which integers, and all their sums, up to ``bound`` are exact.
+
+    float32 holds every integer up to 2**24 and float64 every integer up to 2**53. While no partial
+    sum passes that limit no addition rounds, so any order of summation, blocked or fused as a BLAS
+    library pleases, gives the exact integer.
+
+    Raises:
+        UnusableInput: the bound passes 2**53 (no 8-bit convolution with fewer than 10**11 taps).
+    """
+    if bound <= 2**24:
+        return np.float32
+    if bound <= 2**53:
+        return np.float64
+    raise UnusableInput(f"sums may reach {bound}, past 2**53, where float64 is no longer exact")
+
+
+def accumulate(
+    padded: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_zero_point: np.ndarray,
+    geo: Geometry,
+) -> np.ndarray:
+    """Sums of products before the bias: int32 (N, M, out...).
+
+    The sum is exact; past 32 bits it wraps, as an int32 accumulator does.
+    """
+    low, high = accumulator_range(w, w_zero_point, padded.dtype, x_zero_point)
+    bound = int(max(-low.min(), high.max()))
+    dtype = exact_float(bound)
+    view = windows(centred(padded, x_zero_point, dtype), geo)
+    n, axes, taps = len(padded), len(geo.kernel), int(np.prod(w.shape[1:]))
+    # (N, group, C / group, out..., kernel...) -> (N, group, C / group * kernel, out)
+    view = view.reshape(n, geo.group, -1, *view.shape[2:])
+    order = (0, 1, 2, *range(3 + axes, 3 + 2 * axes), *range(3, 3 + axes))
+    columns = view.transpose(order).reshape(n, geo.group, taps, -1)
+    rows = centred(w, w_zero_point, dtype).reshape(geo.group, -1, taps)
+    sums = (rows @ columns).reshape(n, len(w), *geo.out)
+    # via int64, because a float beyond int32 does not wrap when it is converted
+    return sums.astype(np.int64).astype(np.int32) if bound >= 2**31 else sums.astype(np.int32)
+
+
+def per_channel(values: np.ndarray, ndim: int) -> np.ndarray:
+    """Shape a scalar or a vector of M values so that it broadcasts over axis 1 of ``ndim`` axes."""
+    values = np.asarray(values)
+    return values.reshape(-1, *(1,) * (ndim - 2)) if values.ndim else values
+
+
+def add_bias(sums: np.ndarray, B: np.ndarray | None) -> np.ndarray:
+    """Add the int32 bias, one entry per output channel; wraps as int32 hardware does."""
+    return sums if B is None else sums + per_channel(B, sums.ndim)
+
+
+def requantization_scale(
+    x_scale: np.ndarray, w_scale: np.ndarray, y_scale: np.ndarray
+) -> np.ndarray:
+    """``x_scale * w_scale / y_scale`` in float32, rounded after each of the two operations."""
+    x_scale, w_scale, y_scale = (np.asarray(s, np.float32) for s in (x_scale, w_scale, y_scale))
+    return (x_scale * w_scale) / y_scale
+
+
+def requantize(acc: np.ndarray, scale: np.ndarray, y_zero_point: np.ndarray) -> np.ndarray:
+    """Stage 2: int32 accumulators (N, M, out...) to the 8-bit type of ``y_zero_point``.
+
+    ``np.rint`` rounds ties to even, as ONNX Runtime does.
+    """
+    zero = np.asarray(y_zero_point)
+    scaled = acc.astype(np.float32) * per_channel(scale, acc.ndim)
+    return saturate(np.rint(scaled) + np.float32(zero.item()), zero.dtype)
+
+
+def saturate(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Clamp to the range of an 8-bit type, then convert."""
+    info = np.iinfo(dtype)
+    return np.clip(values, info.min, info.max).astype(dtype)
+
+
+def check(
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero_point: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray,
+    B: np.ndarray | None = None,
+) -> None:
+    """Refuse what QLinearConv does not allow.
+
+    Raises:
+        UnusableInput: a type, shape or value is illegal; the message names the input.
+    """
+    given = {
+        "x_zero_point": x_zero_point,
+        "w_zero_point": w_zero_point,
+        "y_zero_point": None,
+    }
+    given["y_zero_point"] = y_zero_point
+    for name, value in {"x": x, "w": w, **given}.items():
+        if np.asarray(value).dtype not in INT8_TYPES:
+            raise UnusableInput(f"{name} has type {np.asarray(value).dtype}: int8 or uint8 needed")
+    for name, value, tensor in (("x", x_zero_point, x), ("w", w_zero_point, w)):
+        if np.asarray(value).dtype != tensor.dtype:
+            raise UnusableInput(
+                f"{name}_zero_point has type {np.asarray(value).dtype} but {name} {tensor.dtype}"
+            )
+    scales = {"x_scale": x_scale, "w_scale": w_scale, "y_scale": y_scale}
+    for name, value in {**scales, **given}.items():
+        shape = np.shape(value)
+        lengths = (1, len(w)) if name.startswith("w_") else (1,)
+        if shape and (len(shape) > 1 or shape[0] not in lengths):
+            raise UnusableInput(f"{name} has shape {shape}: a scalar or {lengths} elements needed")
+    for name, value in scales.items():
+        value = np.asarray(value)
+        if value.dtype != np.float32:
+            raise UnusableInput(f"{name} has type {value.dtype}: float32 needed")
+        if not (np.isfinite(value).all() and (value > 0).all()):
+            raise UnusableInput(f"{name} is {value.ravel()[:4]}: finite and positive needed")
+    if B is not None and (B.dtype != np.int32 or B.shape != (len(w),)):
+        raise UnusableInput(f"B has type {B.dtype}, shape {B.shape}: int32 ({len(w)},) needed")
+
+
+def stages(
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero_point: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray,
+    B: np.ndarray | None = None,
+    **attributes,
+) -> Stages:
+    """Run QLinearConv and keep every stage; arguments as for :func:`qlinear_conv`."""
+    check(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
+    x_zero_point, y_zero_point = (np.asarray(z).reshape(()) for z in (x_zero_point, y_zero_point))
+    geo = geometry(x.shape, w.shape, **attributes)
+    padded = pad(x, x_zero_point, geo)
+    sums = accumulate(padded, x_zero_point, w, w_zero_point, geo)
+    acc = add_bias(sums, B)
+    scale = requantization_scale(x_scale, w_scale, y_scale).reshape(-1)
+    scaled = acc.astype(np.float32) * per_channel(scale, acc.ndim)
+    rounded = np.rint(scaled) + np.float32(y_zero_point)
+    return Stages(padded, sums, acc, scale, scaled, rounded, saturate(rounded, y_zero_point.dtype))
+
+
+def qlinear_conv(
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero_point: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray,
+    B: np.ndarray | None = None,
+    **attributes,
+) -> np.ndarray:
+    """ONNX's QLinearConv (opset 10), equal to ONNX Runtime's CPU kernel element for element.
+
+    Args:
+        x: int8 or uint8 (N, C, spatial...), one to three spatial axes.
+        x_scale, x_zero_point: scalars; float32, and x's type.
+        w: int8 or uint8 (M, C / group, kernel...).
+        w_scale, w_zero_point: scalars (per-tensor) or (M,) (per-channel); float32, and w's type.
+        y_scale, y_zero_point: scalars; float32, and the type that the output is to have.
+        B: optional int32 (M,), in units of x_scale * w_scale.
+        **attributes: auto_pad, dilations, group, kernel_shape, pads, strides as in ONNX.
+
+    Returns:
+        int8 or uint8 (N, M, out...).
+
+    Raises:
+        UnusableInput: an input or attribute is illegal; the message names it.
+    """
+    return stages(
+        x,
+        x_scale,
+        x_zero_point,
+        w,
+        w_scale,
+        w_zero_point,
+        y_scale,
+        y_zero_point,
+        B,
+        **attributes,
+    ).y
+
+
+def accumulate_loops(
+    padded: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_zero_point: np.ndarray,
+    geo: Geometry,
+    n: int,
+    m: int,
+    position: tuple[int, ...],
+) -> list[int]:
+    """The running sum of one output element after each MAC, as plain Python integers.
+
+    The loops are the formula: over the group's input channels, then the kernel's taps in row-major
+    order. The last entry is the sum before the bias.
+    """
+    first = m // (len(w) // geo.group) * w.shape[1]
+    w_zero = int(np.broadcast_to(w_zero_point, len(w))[m])
+    running, total = [], 0
+    for c in range(w.shape[1]):
+        for tap in product(*map(range, geo.kernel)):
+            at = tuple(
+                p * s + k * d
+                for p, s, k, d in zip(position, geo.strides, tap, geo.dilations, strict=True)
+            )
+            x_term = int(padded[n, first + c, *at]) - int(x_zero_point)
+            total += x_term * (int(w[m, c, *tap]) - w_zero)
+            running.append(total)
+    return running

@@ -1,0 +1,53 @@
+"""What the tests share."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from qlinear.cifar10 import load_samples
+from qlinear.onnx_model import Model, load
+from qlinear.ort import tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
+QUANTIZED = ["resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel", "resnet8_uint8"]
+
+
+def needs(condition: bool, what: str) -> None:
+    """Skip when a tool is absent, but fail where everything must be there (REQUIRE_ALL, CI)."""
+    if condition:
+        return
+    if os.environ.get("REQUIRE_ALL"):
+        pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
+    pytest.skip(f"{what} is missing")
+
+
+def chromium() -> str | None:
+    """Path of a Chromium or Chrome on this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def mutated(model: Model, changes: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A copy of a model with some initializers replaced."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in changes:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(changes[tensor.name], tensor.name))
+    return proto
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    return load(MODELS / "resnet8_int8.onnx")
+
+
+@pytest.fixture(scope="session")
+def values(model: Model) -> dict[str, np.ndarray]:
+    """Every tensor of the book's model on two sample images, by ONNX Runtime."""
+    return tensors(model, load_samples()[0][:2].astype(np.float32))
