@@ -1,0 +1,196 @@
+"""Make the book's INT8 models with ONNX Runtime's quantizer, and measure what each layer loses."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from tqdm import tqdm
+
+from qlinear.onnx_model import Model, Node, load
+from qlinear.ort import run_node, tensors
+
+PER_TENSOR, PER_CHANNEL = (
+    "resnet8_int8_per_tensor.onnx",
+    "resnet8_int8_per_channel.onnx",
+)
+UINT8, MIXED = "resnet8_uint8.onnx", "resnet8_int8.onnx"
+LAYER_TYPES = ("QLinearConv", "QGemm")
+GAIN_DB = 1.0  # a layer is per-channel where that gains at least so much
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Signal-to-quantization-noise ratio of one layer's output, in dB, under both schemes."""
+
+    layer: str
+    per_tensor_db: float
+    per_channel_db: float
+
+    @property
+    def gain_db(self) -> float:
+        return self.per_channel_db - self.per_tensor_db
+
+    @property
+    def per_channel(self) -> bool:
+        return self.gain_db >= GAIN_DB
+
+
+def _without_advice(record: logging.LogRecord) -> bool:
+    return "Please use QuantFormat.QDQ" not in record.getMessage()
+
+
+class Images(CalibrationDataReader):
+    """Feeds images (uint8, N x 3 x 32 x 32) to the calibrator in batches, as float32 pixels."""
+
+    def __init__(self, name: str, images: np.ndarray, batch: int = 50):
+        bar = tqdm(range(0, len(images), batch), "calibrating", unit="batch")
+        self.feeds: Iterator = ({name: images[i : i + batch].astype(np.float32)} for i in bar)
+
+    def get_next(self) -> dict | None:
+        return next(self.feeds, None)
+
+
+def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of ``count`` images, equally many of each class, in random order."""
+    rng = np.random.default_rng(seed)
+    classes = np.unique(labels)
+    each = count // len(classes)
+    picks = [rng.choice(np.flatnonzero(labels == c), each, replace=False) for c in classes]
+    return rng.permutation(np.concatenate(picks))
+
+
+def quantize(
+    float_path: Path,
+    ranges: Path,
+    *,
+    per_channel: bool = False,
+    activation_type: QuantType = QuantType.QInt8,
+    quant_format: QuantFormat = QuantFormat.QOperator,
+    reader: CalibrationDataReader | None = None,
+) -> onnx.ModelProto:
+    """ONNX Runtime's ``quant_pre_process`` and ``quantize_static``, with int8 weights.
+
+    Args:
+        float_path: the float model.
+        ranges: JSON file of each tensor's range; read if it exists, else made from ``reader``.
+    """
+    # its advice to prefer the QDQ form for speed; the book is about the QOperator form
+    logging.getLogger().addFilter(_without_advice)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        quant_pre_process(str(float_path), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            out,
+            reader,
+            quant_format=quant_format,
+            per_channel=per_channel,
+            activation_type=activation_type,
+            weight_type=QuantType.QInt8,
+            calibration_cache_path=ranges,
+        )
+        return onnx.load(out)
+
+
+def layers(model: Model) -> list[Node]:
+    """The nodes that have weights, in the order of the graph."""
+    return [node for node in model.nodes if node.op_type in LAYER_TYPES]
+
+
+def _dequantize(q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    return (q.astype(np.float64) - float(zero_point)) * float(scale)
+
+
+def _output_parameters(model: Model, node: Node) -> tuple[np.ndarray, np.ndarray]:
+    at = 6 if node.op_type == "QLinearConv" else 7
+    return tuple(model.constants[name] for name in node.inputs[at : at + 2])
+
+
+def float_name(float_model: Model, quantized: str) -> str:
+    """The float tensor that a quantized one stands for: after the ReLU that it absorbed, if any."""
+    name = quantized.removesuffix("_quantized")
+    relus = [node for node in float_model.of_type("Relu") if node.inputs[0] == name]
+    return relus[0].outputs[0] if relus else name
+
+
+def layer_noise(
+    float_model: Model, per_tensor: Model, per_channel: Model, images: np.ndarray
+) -> list[LayerNoise]:
+    """Measure each layer alone: its float input quantized, run in INT8, compared with float.
+
+    The ratio is 10 log10(sum of y**2 / sum of (y - dequantized y)**2) over all images and elements
+    of the layer's output y, after its ReLU where it has one.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+    """
+    reference = tensors(float_model, images.astype(np.float32))
+    found = []
+    for node, other in zip(layers(per_tensor), layers(per_channel), strict=True):
+        y = reference[float_name(float_model, node.outputs[0])].astype(np.float64)
+        x = reference[float_name(float_model, node.inputs[0])]
+        x_scale, x_zero = (per_tensor.constants[name] for name in node.inputs[1:3])
+        info = np.iinfo(x_zero.dtype)
+        x_int = np.clip(np.rint(x / x_scale) + float(x_zero), info.min, info.max)
+        ratios = []
+        for model, layer in ((per_tensor, node), (per_channel, other)):
+            y_int = run_node(model, layer.name, x_int.astype(x_zero.dtype))
+            noise = y - _dequantize(y_int, *_output_parameters(model, layer))
+            ratios.append(float(10 * np.log10((y**2).sum() / (noise**2).sum())))
+        found.append(LayerNoise(node.name, *ratios))
+    return found
+
+
+def mix(per_tensor: Model, per_channel: Model, chosen: set[str]) -> onnx.ModelProto:
+    """The per-tensor model with the layers named in ``chosen`` taken from the per-channel one.
+
+    Both have the same graph and the same activation scales, so a layer is moved by moving its
+    constants.
+    """
+    source = {t.name: t for t in per_channel.proto.graph.initializer}
+    moved = {
+        name
+        for node in layers(per_channel)
+        if node.name in chosen
+        for name in node.inputs[1:]
+        if name in source
+    }
+    proto = onnx.ModelProto()
+    proto.CopyFrom(per_tensor.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in moved:
+            tensor.CopyFrom(source[tensor.name])
+    return proto
+
+
+def build(float_path: Path, ranges: Path) -> dict[str, onnx.ModelProto]:
+    """The three files that ONNX Runtime's quantizer makes from stored ranges, by file name."""
+    return {
+        PER_TENSOR: quantize(float_path, ranges),
+        PER_CHANNEL: quantize(float_path, ranges, per_channel=True),
+        UINT8: quantize(float_path, ranges, activation_type=QuantType.QUInt8),
+    }
+
+
+def calibrate(float_path: Path, images: np.ndarray, ranges: Path) -> None:
+    """Run ``images`` through the float model and store the range of every tensor as JSON."""
+    (name,) = load(float_path).inputs
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "ranges.json"
+        quantize(float_path, cache, reader=Images(name, images))
+        found = json.loads(cache.read_text())
+    # sorted, because the order of ONNX Runtime's set of tensors changes from run to run
+    found["data"] = dict(sorted(found["data"].items()))
+    ranges.write_text(json.dumps(found, indent=1) + "\n")
