@@ -56,6 +56,16 @@ def session(
     )
 
 
+def all_outputs(model: Model) -> onnx.ModelProto:
+    """The model with every tensor that it computes as an output."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.output[:]
+    names = [name for node in model.nodes for name in node.outputs if name]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return proto
+
+
 def tensors(
     model: Model, x: np.ndarray, *, exact: bool = True, optimize: bool = True
 ) -> dict[str, np.ndarray]:
@@ -64,11 +74,8 @@ def tensors(
     Raises:
         UnusableInput: ONNX Runtime refuses the model or the input.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.output[:]
-    names = [name for node in model.nodes for name in node.outputs if name]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    proto = all_outputs(model)
+    names = [output.name for output in proto.graph.output]
     (x_name,) = model.inputs
     try:
         values = session(proto, exact=exact, optimize=optimize).run(names, {x_name: x})
@@ -78,8 +85,8 @@ def tensors(
     return {x_name: x, **dict(zip(names, values, strict=True))}
 
 
-def run_node(model: Model, node_name: str, x: np.ndarray) -> np.ndarray:
-    """Run one node of a model alone: ``x`` is its first input, the rest are its constants."""
+def single_node(model: Model, node_name: str, x: np.ndarray) -> onnx.ModelProto:
+    """One node of a model as a model: its first input is fed, shaped as ``x``."""
     node = next(n for n in model.proto.graph.node if (n.name or n.output[0]) == node_name)
     elem_type = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = onnx.helper.make_graph(
@@ -89,10 +96,15 @@ def run_node(model: Model, node_name: str, x: np.ndarray) -> np.ndarray:
         [onnx.ValueInfoProto(name=node.output[0])],
         [t for t in model.proto.graph.initializer if t.name in node.input],
     )
-    single = onnx.helper.make_model(
+    return onnx.helper.make_model(
         graph, opset_imports=model.proto.opset_import, ir_version=model.proto.ir_version
     )
-    return session(single).run(None, {node.input[0]: x})[0]
+
+
+def run_node(model: Model, node_name: str, x: np.ndarray) -> np.ndarray:
+    """Run one node of a model alone: ``x`` is its first input, the rest are its constants."""
+    proto = single_node(model, node_name, x)
+    return session(proto).run(None, {proto.graph.input[0].name: x})[0]
 
 
 def run_operator(

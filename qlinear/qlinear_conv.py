@@ -18,10 +18,20 @@ from itertools import product
 
 import numpy as np
 
+from qlinear.arithmetic import (
+    INT8_TYPES,
+    centred,
+    exact_float,
+    per_channel,
+    requantization_scale,
+    rescale,
+    round_and_shift,
+    saturate,
+    to_int32,
+)
 from qlinear.errors import UnusableInput
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
-INT8_TYPES = (np.dtype(np.int8), np.dtype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -136,17 +146,6 @@ def windows(padded: np.ndarray, geo: Geometry) -> np.ndarray:
     return view[(slice(None), slice(None), *step, *taps)]
 
 
-def centred(q: np.ndarray, zero_point: np.ndarray, dtype: type = np.int32) -> np.ndarray:
-    """``q - zero_point`` without overflow: the difference of two 8-bit integers needs 9 bits.
-
-    ``zero_point`` is a scalar, or has one entry per row of ``q`` (per-channel weights).
-    """
-    zero_point = np.asarray(zero_point)
-    if zero_point.ndim == 1:
-        zero_point = zero_point.reshape(-1, *(1,) * (q.ndim - 1))
-    return q.astype(dtype) - zero_point.astype(dtype)
-
-
 def accumulator_range(
     w: np.ndarray,
     w_zero_point: np.ndarray,
@@ -168,28 +167,6 @@ def accumulator_range(
     if B is not None:
         low, high = np.minimum(low, low + B), np.maximum(high, high + B)
     return low, high
-
-
-def signed_bits(low: int, high: int) -> int:
-    """Width of the narrowest two's complement integer that holds ``low`` and ``high``."""
-    return max((-int(low) - 1).bit_length() if low < 0 else 0, int(high).bit_length()) + 1
-
-
-def exact_float(bound: int) -> type:
-    """The narrowest float type in which integers, and all their sums, up to ``bound`` are exact.
-
-    float32 holds every integer up to 2**24 and float64 every integer up to 2**53. While no partial
-    sum passes that limit no addition rounds, so any order of summation, blocked or fused as a BLAS
-    library pleases, gives the exact integer.
-
-    Raises:
-        UnusableInput: the bound passes 2**53 (no 8-bit convolution with fewer than 10**11 taps).
-    """
-    if bound <= 2**24:
-        return np.float32
-    if bound <= 2**53:
-        return np.float64
-    raise UnusableInput(f"sums may reach {bound}, past 2**53, where float64 is no longer exact")
 
 
 def accumulate(
@@ -214,43 +191,12 @@ def accumulate(
     columns = view.transpose(order).reshape(n, geo.group, taps, -1)
     rows = centred(w, w_zero_point, dtype).reshape(geo.group, -1, taps)
     sums = (rows @ columns).reshape(n, len(w), *geo.out)
-    # via int64, because a float beyond int32 does not wrap when it is converted
-    return sums.astype(np.int64).astype(np.int32) if bound >= 2**31 else sums.astype(np.int32)
-
-
-def per_channel(values: np.ndarray, ndim: int) -> np.ndarray:
-    """Shape a scalar or a vector of M values so that it broadcasts over axis 1 of ``ndim`` axes."""
-    values = np.asarray(values)
-    return values.reshape(-1, *(1,) * (ndim - 2)) if values.ndim else values
+    return to_int32(sums, bound)
 
 
 def add_bias(sums: np.ndarray, B: np.ndarray | None) -> np.ndarray:
     """Add the int32 bias, one entry per output channel; wraps as int32 hardware does."""
     return sums if B is None else sums + per_channel(B, sums.ndim)
-
-
-def requantization_scale(
-    x_scale: np.ndarray, w_scale: np.ndarray, y_scale: np.ndarray
-) -> np.ndarray:
-    """``x_scale * w_scale / y_scale`` in float32, rounded after each of the two operations."""
-    x_scale, w_scale, y_scale = (np.asarray(s, np.float32) for s in (x_scale, w_scale, y_scale))
-    return (x_scale * w_scale) / y_scale
-
-
-def requantize(acc: np.ndarray, scale: np.ndarray, y_zero_point: np.ndarray) -> np.ndarray:
-    """Stage 2: int32 accumulators (N, M, out...) to the 8-bit type of ``y_zero_point``.
-
-    ``np.rint`` rounds ties to even, as ONNX Runtime does.
-    """
-    zero = np.asarray(y_zero_point)
-    scaled = acc.astype(np.float32) * per_channel(scale, acc.ndim)
-    return saturate(np.rint(scaled) + np.float32(zero.item()), zero.dtype)
-
-
-def saturate(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Clamp to the range of an 8-bit type, then convert."""
-    info = np.iinfo(dtype)
-    return np.clip(values, info.min, info.max).astype(dtype)
 
 
 def check(
@@ -319,8 +265,8 @@ def stages(
     sums = accumulate(padded, x_zero_point, w, w_zero_point, geo)
     acc = add_bias(sums, B)
     scale = requantization_scale(x_scale, w_scale, y_scale).reshape(-1)
-    scaled = acc.astype(np.float32) * per_channel(scale, acc.ndim)
-    rounded = np.rint(scaled) + np.float32(y_zero_point)
+    scaled = rescale(acc, scale)
+    rounded = round_and_shift(scaled, y_zero_point)
     return Stages(padded, sums, acc, scale, scaled, rounded, saturate(rounded, y_zero_point.dtype))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qlinear import arithmetic as ar
 from qlinear import qlinear_conv as qc
 
 
@@ -62,18 +63,18 @@ def work(
     patch = qc.windows(padded, geo)[(0, slice(first, first + w.shape[1]), *position)]
     kernel = w[m]
     w_zero = np.broadcast_to(arguments["w_zero_point"], len(w))[m]
-    x_terms, w_terms = qc.centred(patch, x_zero), qc.centred(kernel, w_zero)
+    x_terms, w_terms = ar.centred(patch, x_zero), ar.centred(kernel, w_zero)
     products = x_terms * w_terms
     running = products.astype(np.int64).cumsum()
     bias = arguments["B"][m] if "B" in arguments else np.int32(0)
     acc = (running[-1] + bias).astype(np.int32)
     scales = (arguments[name] for name in ("x_scale", "w_scale", "y_scale"))
-    scale = np.broadcast_to(qc.requantization_scale(*scales), len(w))[m]
+    scale = np.broadcast_to(ar.requantization_scale(*scales), len(w))[m]
     y_zero = np.asarray(arguments["y_zero_point"])
     scaled = np.float32(acc) * scale
     rounded = np.rint(scaled)
     shifted = rounded + np.float32(y_zero.item())
-    y = qc.saturate(shifted, y_zero.dtype)[()]
+    y = ar.saturate(shifted, y_zero.dtype)[()]
     return Worked(
         patch, x_terms, kernel, w_terms, products, running, bias, acc, scale, scaled, rounded,
         shifted, y,

@@ -6,6 +6,7 @@ from conftest import MODELS, QUANTIZED, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlinear import arithmetic as ar
 from qlinear import qlinear_conv as qc
 from qlinear.cifar10 import load_samples
 from qlinear.errors import UnusableInput
@@ -77,7 +78,7 @@ def test_scale_is_rounded_after_each_operation():
     # scales for which the other orders of the same three numbers give another float32
     rng = np.random.default_rng(1)
     x, w, y = (rng.uniform(0.001, 1, 10_000).astype(np.float32) for _ in range(3))
-    ours = qc.requantization_scale(x, w, y)
+    ours = ar.requantization_scale(x, w, y)
     assert (ours != x * (w / y)).any() and (ours != (x / y) * w).any()
     assert (ours != (x.astype(float) * w / y).astype(np.float32)).any()
 
@@ -122,15 +123,15 @@ def test_accumulator_range_is_attained_and_tight():
     [(0, 0, 1), (-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (0, 128, 9), (0, 2**31, 33)],
 )
 def test_signed_bits(low, high, bits):
-    assert qc.signed_bits(low, high) == bits
+    assert ar.signed_bits(low, high) == bits
     assert -(2 ** (bits - 1)) <= low and high <= 2 ** (bits - 1) - 1
 
 
 def test_float_sums_are_exact_up_to_their_bound():
-    assert qc.exact_float(2**24) is np.float32 and qc.exact_float(2**24 + 1) is np.float64
+    assert ar.exact_float(2**24) is np.float32 and ar.exact_float(2**24 + 1) is np.float64
     assert np.float32(2**24) + np.float32(1) == 2**24  # one beyond is lost: the bound is tight
     with pytest.raises(UnusableInput, match="2\\*\\*53"):
-        qc.exact_float(2**53 + 1)
+        ar.exact_float(2**53 + 1)
     # sums beyond 2**24 and beyond int32: exact in float64, and wrapped as int32 hardware does
     taps = 40_000
     x = np.full((1, taps, 1), 127, np.int8)

@@ -1,0 +1,131 @@
+"""Run a whole quantized model by the reference, and compare every tensor with ONNX Runtime."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qlinear.dequantize_linear import dequantize_linear
+from qlinear.errors import UnusableInput
+from qlinear.integer_products import conv_integer, matmul_integer
+from qlinear.onnx_model import Model, Node
+from qlinear.ort import tensors
+from qlinear.qgemm import qgemm
+from qlinear.qlinear_add import qlinear_add
+from qlinear.qlinear_conv import qlinear_conv
+from qlinear.qlinear_global_average_pool import qlinear_global_average_pool
+from qlinear.qlinear_matmul import qlinear_matmul
+from qlinear.quantize_linear import quantize_linear
+
+
+def flatten(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
+    """ONNX's Flatten: the axes before ``axis`` become one, the others another."""
+    axis = axis % x.ndim if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:axis]), -1)
+
+
+# (domain, operator) to the function that computes it from its inputs and attributes
+OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
+    ("", "ConvInteger"): conv_integer,
+    ("", "DequantizeLinear"): dequantize_linear,
+    ("", "Flatten"): flatten,
+    ("", "MatMulInteger"): matmul_integer,
+    ("", "QLinearConv"): qlinear_conv,
+    ("", "QLinearMatMul"): qlinear_matmul,
+    ("", "QuantizeLinear"): quantize_linear,
+    ("com.microsoft", "QGemm"): qgemm,
+    ("com.microsoft", "QLinearAdd"): qlinear_add,
+    ("com.microsoft", "QLinearGlobalAveragePool"): qlinear_global_average_pool,
+}
+
+
+@dataclass(frozen=True)
+class TensorCheck:
+    """One tensor of a model, ours against ONNX Runtime's."""
+
+    tensor: str
+    op_type: str
+    elements: int
+    mismatches: int
+    first_mismatch: str  # "at (n, c, y, x): ours 3, ORT 4", or empty
+
+
+def operator(node: Node) -> Callable[..., np.ndarray]:
+    """The function for a node.
+
+    Raises:
+        UnusableInput: there is none; the message names the node and its operator.
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        return OPERATORS[domain, node.op_type]
+    except KeyError:
+        known = ", ".join(sorted(name for _, name in OPERATORS))
+        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        raise UnusableInput(
+            f"node {node.name}: operator {name} is not supported (those that are: {known})"
+        ) from None
+
+
+def compute(model: Model, node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
+    """Compute one node from the tensors in ``values`` and the model's constants.
+
+    Raises:
+        UnusableInput: the operator, an input or an attribute is not supported.
+    """
+    function = operator(node)
+    inputs = []
+    for name in node.inputs:
+        value = values.get(name, model.constants.get(name)) if name else None
+        if name and value is None:
+            raise UnusableInput(f"{model.path}: node {node.name}: input {name} is not defined")
+        inputs.append(value)
+    try:
+        return function(*inputs, **node.attributes)
+    except UnusableInput as error:
+        raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
+    except TypeError as error:
+        raise UnusableInput(f"{model.path}: node {node.name} ({node.op_type}): {error}") from None
+
+
+def run(model: Model, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Run a model with one input and return every tensor that it computes, by name.
+
+    Raises:
+        UnusableInput: an operator is not supported, or a node cannot be computed.
+    """
+    for node in model.nodes:
+        operator(node)  # refuse before the work, not in its middle
+    (x_name,) = model.inputs
+    values = {x_name: x}
+    for node in model.nodes:
+        values[node.outputs[0]] = compute(model, node, values)
+    return values
+
+
+def compare(model: Model, x: np.ndarray) -> list[TensorCheck]:
+    """Run a model by the reference and by ONNX Runtime, each on its own tensors throughout.
+
+    Returns:
+        one entry per computed tensor; ``pandas.DataFrame(compare(model, x))`` is a table.
+    """
+    ours, theirs = run(model, x), tensors(model, x)
+    return [
+        check_tensor(name, node.op_type, ours[name], theirs[name])
+        for node in model.nodes
+        for name in node.outputs[:1]
+    ]
+
+
+def check_tensor(name: str, op_type: str, ours: np.ndarray, theirs: np.ndarray) -> TensorCheck:
+    """Compare two tensors with ``==`` on every element (NaN equals NaN)."""
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        first = f"ours is {ours.dtype}{ours.shape}, ORT's {theirs.dtype}{theirs.shape}"
+        return TensorCheck(name, op_type, theirs.size, theirs.size, first)
+    wrong = (ours != theirs) & ~((ours != ours) & (theirs != theirs))
+    first = ""
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        first = f"at {at}: ours {ours[at]}, ORT {theirs[at]}"
+    return TensorCheck(name, op_type, theirs.size, int(wrong.sum()), first)

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Run CIFAR-10's 10,000 test images through every model, by the reference and by ONNX Runtime.
+
+    python scripts/evaluate.py --data-dir DIR
+
+Writes models/accuracy.json: for each model file its accuracy, overall and per class, and over how
+many elements of all its tensors the reference was compared with ONNX Runtime, and how many differ.
+Takes minutes on two cores. Exit status: 1 if an element differs.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from qlinear.cifar10 import load_cifar10
+from qlinear.errors import UnusableInput, run_command
+from qlinear.evaluate import evaluate
+from qlinear.onnx_model import load
+
+FILES = ("resnet8", "resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the models")
+    parser.add_argument("--out", type=Path, help="JSON file (default: accuracy.json beside them)")
+    parser.add_argument("--data-note", default="CIFAR-10 test set", help="the data, for the record")
+    parser.add_argument(
+        "--images", type=int, default=10_000, help="how many images, from the first"
+    )
+    args = parser.parse_args()
+    if args.images < 1:
+        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
+    images, labels = load_cifar10(args.data_dir, "test")
+    images, labels = images[: args.images], labels[: args.images]
+
+    scores = []
+    for name in (*FILES, "resnet8_uint8"):
+        model, batch = load(args.models / f"{name}.onnx"), 100
+        rounds = evaluate(model, images, labels, batch)
+        bar = tqdm(rounds, name, total=-(-len(images) // batch), unit="batch")
+        score = list(bar)[-1]
+        scores.append(score.as_json())
+        print(f"{name}: {scores[-1]['accuracy']:.2%}, {score.differing} of {score.elements} differ")
+
+    out = args.out or args.models / "accuracy.json"
+    record = {"data": args.data_note, "images": len(images), "models": scores}
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(out)
+    print(f"wrote {out}")
+    return int(any(score["differing"] for score in scores))
+
+
+if __name__ == "__main__":
+    run_command(main)

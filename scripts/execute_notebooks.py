@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Run the chapters from the top and store their outputs, without timings or machine names.
+
+python scripts/execute_notebooks.py                      # all chapters
+python scripts/execute_notebooks.py notebooks/NAME.ipynb
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from qlinear.errors import UnusableInput, run_command  # noqa: E402
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def execute(path: Path) -> None:
+    """Run one notebook in its folder and replace it; leave it alone if a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = METADATA
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        record_timing=False,
+        resources={"metadata": {"path": path.parent}},
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise UnusableInput(f"{path}: a cell failed\n{error}") from None
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+    notebook.metadata = METADATA
+    nbformat.write(notebook, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("notebooks", type=Path, nargs="*", help="default: every chapter")
+    paths = parser.parse_args().notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    os.environ["PYTHONPATH"] = str(ROOT)
+    for path in paths:
+        print(f"running {path}", flush=True)
+        execute(path)
+
+
+if __name__ == "__main__":
+    run_command(main)

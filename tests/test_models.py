@@ -1,0 +1,114 @@
+"""The committed models: remade byte for byte, described truly, and of the promised topology."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import pytest
+from conftest import MODELS, QUANTIZED, ROOT
+
+from qlinear import quantize
+from qlinear.onnx_model import conv_arguments, load
+
+
+def test_quantized_models_are_remade_byte_for_byte(tmp_path):
+    for name in ("resnet8.onnx", "calibration.json", "layer_noise.json"):
+        (tmp_path / name).write_bytes((MODELS / name).read_bytes())
+    command = [sys.executable, ROOT / "scripts" / "quantize_onnx.py", "--models", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    for name in QUANTIZED:
+        made = (tmp_path / f"{name}.onnx").read_bytes()
+        assert made == (MODELS / f"{name}.onnx").read_bytes(), name
+
+
+def test_operations_json_is_remade_and_follows_its_schema(tmp_path):
+    out = tmp_path / "operations.json"
+    command = [sys.executable, ROOT / "scripts" / "extract_operations.py"]
+    subprocess.run([*command, MODELS / "resnet8_int8.onnx", "--out", out], check=True)
+    committed = MODELS / "resnet8_int8_operations.json"
+    assert out.read_bytes() == committed.read_bytes()
+    schema = json.loads((MODELS / "operations.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    checker = jsonschema.Draft202012Validator(schema)
+    document = json.loads(committed.read_text())
+    checker.validate(document)
+    del document["nodes"][1]["inputs"][1]["value"]  # a scale without its value
+    assert not checker.is_valid(document)
+
+
+def test_operations_json_holds_the_models_values(model):
+    document = json.loads((MODELS / "resnet8_int8_operations.json").read_text())
+    assert [n["name"] for n in document["nodes"]] == [n.name for n in model.nodes]
+    for described in document["nodes"]:
+        for entry in described["inputs"]:
+            if "value" in entry:
+                stored = model.constants[entry["name"]]
+                assert (np.array(entry["value"], stored.dtype) == stored).all()
+                assert entry["shape"] == list(stored.shape)
+
+
+def test_the_rule_made_the_books_model(model):
+    rows = json.loads((MODELS / "layer_noise.json").read_text())["layers"]
+    chosen = {row["layer"]: quantize.LayerNoise(**row).per_channel for row in rows}
+    kinds = []
+    for node in quantize.layers(model):
+        per_channel = model.constants[node.inputs[4]].ndim == 1  # w_scale, or QGemm's b_scale
+        assert per_channel == chosen[node.name]
+        kinds.append(per_channel)
+    assert 3 <= sum(kinds) <= len(kinds) - 3  # several on each side
+
+
+def test_float_model_has_the_promised_topology():
+    model = load(MODELS / "resnet8.onnx")
+    assert model.inputs == {"image": (np.dtype(np.float32), ("N", 3, 32, 32))}
+    found = [
+        (
+            n.name,
+            model.constants[n.inputs[1]].shape,
+            *(n.attributes[k] for k in ("strides", "pads")),
+        )
+        for n in model.of_type("Conv")
+    ]
+    one, same, down = [1, 1], [1, 1, 1, 1], [0, 0, 1, 1]
+    assert found == [
+        ("stem", (16, 3, 3, 3), one, same),
+        ("block1_conv1", (16, 16, 3, 3), one, same),
+        ("block1_conv2", (16, 16, 3, 3), one, same),
+        ("block2_conv1", (32, 16, 3, 3), [2, 2], down),
+        ("block2_conv2", (32, 32, 3, 3), one, same),
+        ("block2_shortcut", (32, 16, 1, 1), [2, 2], [0, 0, 0, 0]),
+        ("block3_conv1", (64, 32, 3, 3), [2, 2], down),
+        ("block3_conv2", (64, 64, 3, 3), one, same),
+        ("block3_shortcut", (64, 32, 1, 1), [2, 2], [0, 0, 0, 0]),
+    ]
+    (gemm,) = model.of_type("Gemm")
+    assert model.constants[gemm.inputs[1]].shape == (10, 64)
+    assert not model.of_type("BatchNormalization") and len(model.of_type("Relu")) == 7
+
+
+def test_input_is_the_pixel_minus_128(model):
+    stem = conv_arguments(model, model.node("stem_quant"))
+    assert stem["x_scale"] == 1 and stem["x_zero_point"] == -128
+
+
+def test_accuracy_is_as_promised():
+    rows = json.loads((MODELS / "accuracy.json").read_text())
+    accuracy = {row["model"]: row["accuracy"] for row in rows["models"]}
+    assert rows["images"] == 10_000
+    assert accuracy["resnet8.onnx"] >= 0.865
+    assert accuracy["resnet8_int8.onnx"] >= accuracy["resnet8.onnx"] - 0.005
+
+
+@pytest.mark.parametrize("name", ["resnet8", *QUANTIZED])
+def test_model_card_tells_the_truth(name):
+    card = (MODELS / "README.md").read_text()
+    row = next(line for line in card.splitlines() if line.startswith(f"| `{name}.onnx`"))
+    digest = hashlib.sha256((MODELS / f"{name}.onnx").read_bytes()).hexdigest()
+    rows = json.loads((MODELS / "accuracy.json").read_text())["models"]
+    (accuracy,) = (r["accuracy"] for r in rows if r["model"] == f"{name}.onnx")
+    assert re.search(r"`([0-9a-f]{64})`", row)[1] == digest
+    assert re.search(r"([\d.]+) %", row)[1] == f"{accuracy:.2%}".rstrip("%")
