@@ -6,7 +6,30 @@
 onnx.reference has no com.microsoft operators, so it runs the QLinearConv layers alone, one by one
 on the network's own activations, and so do we for that ratio. Our matrix products use NumPy's BLAS;
 on a busy machine set OPENBLAS_NUM_THREADS=1 for steadier numbers.
-"""Least time of one call, over as many calls as fit into ``seconds`` (at least one)."""
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from qlinear.cifar10 import load_samples
+from qlinear.engine import compute, run
+from qlinear.errors import run_command
+from qlinear.onnx_model import Model, load
+from qlinear.ort import session, single_node, tensors
+from qlinear.validate import convolutions
+
+
+def best(function: Callable[[], object], seconds: float = 1.0) -> float:
+    """Least time of one call, over as many calls as fit into ``seconds`` (at least one)."""
     least, until = float("inf"), time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
