@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from onnxruntime.quantization import QuantFormat
 
 from qlinear.cifar10 import CLASSES
 from qlinear.engine import check_tensor, run
 from qlinear.errors import UnusableInput
-from qlinear.onnx_model import Model
+from qlinear.onnx_model import Model, from_proto, load
 from qlinear.ort import all_outputs, session
+from qlinear.quantize import PER_TENSOR, quantize
 
 
 @dataclass
@@ -66,3 +69,38 @@ def evaluate(
         yield score
     if not score.images:
         raise UnusableInput("no images to evaluate")
+
+
+@dataclass(frozen=True)
+class FormDifference:
+    """How the QDQ form of the per-tensor network differs from its QOperator form."""
+
+    form: str
+    logits: int
+    differing: int
+    labels_changed: int
+
+
+def compare_forms(models: Path, images: np.ndarray, batch: int = 500) -> list[FormDifference]:
+    """Count the logits by which the QDQ form, fused and not, differs from the QOperator form."""
+    per_tensor = load(models / PER_TENSOR)
+    qdq = quantize(
+        models / "resnet8.onnx", models / "calibration.json", quant_format=QuantFormat.QDQ
+    )
+    ((x_name, _),) = from_proto(qdq).inputs.items()
+
+    def logits(proto, optimize=True) -> np.ndarray:
+        oracle = session(proto, threads=0, optimize=optimize)
+        parts = [
+            oracle.run(None, {x_name: images[i : i + batch].astype(np.float32)})[0]
+            for i in range(0, len(images), batch)
+        ]
+        return np.concatenate(parts)
+
+    wanted = logits(per_tensor.proto)
+    found = []
+    for form, optimize in (("QDQ, fused (the default)", True), ("QDQ, no fusion", False)):
+        ours = logits(qdq, optimize)
+        labels = int((ours.argmax(1) != wanted.argmax(1)).sum())
+        found.append(FormDifference(form, ours.size, int((ours != wanted).sum()), labels))
+    return found

@@ -107,27 +107,26 @@ def run_node(model: Model, node_name: str, x: np.ndarray) -> np.ndarray:
     return session(proto).run(None, {proto.graph.input[0].name: x})[0]
 
 
-def run_operator(
+def operator_model(
     op_type: str,
     inputs: dict[str, np.ndarray | None],
     *,
     fed: int = 1,
     domain: str = "",
     opset: int = 21,
-    optimize: bool = True,
     **attributes,
-) -> np.ndarray:
-    """Run one operator on given arrays, through a model made for the purpose.
+) -> onnx.ModelProto:
+    """A model of one operator with given inputs, and one output ``y``.
 
     Args:
         inputs: in the operator's order; None leaves an optional one out.
-        fed: how many of them, from the first, are inputs of the graph; the others are constants.
+        fed: how many, from the first, are inputs of the graph; the others are constants.
     """
     present = {name: np.asarray(v) for name, v in inputs.items() if v is not None}
-    names = [name if inputs[name] is not None else "" for name in inputs]
+    names = [name if name in present else "" for name in inputs]
     while names and not names[-1]:
         names.pop()
-    feeds = {name: present[name] for name in list(inputs)[:fed]}
+    feeds = list(inputs)[:fed]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(op_type, names, ["y"], "node", domain=domain, **attributes)],
         op_type,
@@ -135,14 +134,20 @@ def run_operator(
             onnx.helper.make_tensor_value_info(
                 name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
             )
-            for name, value in feeds.items()
+            for name, value in present.items()
+            if name in feeds
         ],
         [onnx.ValueInfoProto(name="y")],
         [onnx.numpy_helper.from_array(v, k) for k, v in present.items() if k not in feeds],
     )
-    imports = [
-        onnx.helper.make_opsetid("", opset),
-        onnx.helper.make_opsetid("com.microsoft", 1),
-    ]
-    proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    return session(proto, optimize=optimize).run(None, feeds)[0]
+    imports = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def run_operator(
+    op_type: str, inputs: dict[str, np.ndarray | None], *, fed: int = 1, **options
+) -> np.ndarray:
+    """Run one operator on given arrays; arguments as for :func:`operator_model`."""
+    proto = operator_model(op_type, inputs, fed=fed, **options)
+    feeds = {name: np.asarray(inputs[name]) for name in list(inputs)[:fed]}
+    return session(proto).run(None, feeds)[0]

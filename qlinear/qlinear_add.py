@@ -21,6 +21,8 @@ import numpy as np
 
 from qlinear.arithmetic import check_8_bit, check_length, saturate
 
+INPUTS = "A A_scale A_zero_point B B_scale B_zero_point C_scale C_zero_point".split()
+
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """float32 fused multiply-add: a * b + c with one rounding, ties to even.

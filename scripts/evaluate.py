@@ -11,6 +11,7 @@ Takes minutes on two cores. Exit status: 1 if an element differs.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from qlinear.cifar10 import load_cifar10
 from qlinear.errors import UnusableInput, run_command
-from qlinear.evaluate import evaluate
+from qlinear.evaluate import compare_forms, evaluate
 from qlinear.onnx_model import load
 
 FILES = ("resnet8", "resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel")
@@ -51,8 +52,11 @@ def main() -> int:
         scores.append(score.as_json())
         print(f"{name}: {scores[-1]['accuracy']:.2%}, {score.differing} of {score.elements} differ")
 
+    qdq = [asdict(form) for form in compare_forms(args.models, images)]
+    for form in qdq:
+        print(f"{form['form']}: {form['differing']} of {form['logits']} logits differ")
     out = args.out or args.models / "accuracy.json"
-    record = {"data": args.data_note, "images": len(images), "models": scores}
+    record = {"data": args.data_note, "images": len(images), "models": scores, "qdq": qdq}
     partial = out.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     partial.replace(out)

@@ -1,0 +1,54 @@
+# make book: the site in _build/html.  make test: every check.  Both need Python >= 3.11 only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LIBRARY := $(wildcard qlinear/*.py models/*.onnx models/*.json data/*.npz)
+CHAPTERS := $(wildcard notebooks/*.ipynb)
+export PYTHONHASHSEED := 0
+
+.PHONY: book test check notebooks lab models clean
+
+book: _build/.fresh
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "open _build/html/index.html"
+
+test: check book
+	$(BIN)/python -m pytest -q tests
+
+# everything but the built site: style, stored outputs (nbval), models
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 \
+		--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+# run the chapters and store their outputs
+notebooks: $(READY)
+	$(BIN)/python scripts/execute_notebooks.py
+
+lab: $(READY)
+	$(BIN)/python -m pip install -q jupyterlab
+	$(BIN)/jupyter lab notebooks
+
+# remake the quantized models and what describes them, byte for byte, from the stored calibration
+models: $(READY)
+	$(BIN)/python scripts/quantize_onnx.py
+	$(BIN)/python scripts/extract_operations.py
+
+clean:
+	rm -rf _build $(VENV)
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12"; \
+		exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.txt
+	touch $@
+
+# Jupyter Book caches a chapter by its code alone, so a changed library must empty the cache
+_build/.fresh: $(READY) $(LIBRARY)
+	rm -rf _build/.jupyter_cache _build/.doctrees
+	mkdir -p _build
+	touch $@
