@@ -51,7 +51,7 @@ class TensorCheck:
     first_mismatch: str  # "at (n, c, y, x): ours 3, ORT 4", or empty
 
 
-def operator(node: Node) -> Callable[..., np.ndarray]:
+def operator(node: Node, operators: dict = OPERATORS) -> Callable[..., np.ndarray]:
     """The function for a node.
 
     Raises:
@@ -59,22 +59,24 @@ def operator(node: Node) -> Callable[..., np.ndarray]:
     """
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
-        return OPERATORS[domain, node.op_type]
+        return operators[domain, node.op_type]
     except KeyError:
-        known = ", ".join(sorted(name for _, name in OPERATORS))
+        known = ", ".join(sorted(name for _, name in operators))
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         raise UnusableInput(
             f"node {node.name}: operator {name} is not supported (those that are: {known})"
         ) from None
 
 
-def compute(model: Model, node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
+def compute(
+    model: Model, node: Node, values: dict[str, np.ndarray], operators: dict = OPERATORS
+) -> np.ndarray:
     """Compute one node from the tensors in ``values`` and the model's constants.
 
     Raises:
         UnusableInput: the operator, an input or an attribute is not supported.
     """
-    function = operator(node)
+    function = operator(node, operators)
     inputs = []
     for name in node.inputs:
         value = values.get(name, model.constants.get(name)) if name else None
@@ -89,18 +91,21 @@ def compute(model: Model, node: Node, values: dict[str, np.ndarray]) -> np.ndarr
         raise UnusableInput(f"{model.path}: node {node.name} ({node.op_type}): {error}") from None
 
 
-def run(model: Model, x: np.ndarray) -> dict[str, np.ndarray]:
+def run(model: Model, x: np.ndarray, operators: dict = OPERATORS) -> dict[str, np.ndarray]:
     """Run a model with one input and return every tensor that it computes, by name.
+
+    Args:
+        operators: another table, to run the same graph with other arithmetic.
 
     Raises:
         UnusableInput: an operator is not supported, or a node cannot be computed.
     """
     for node in model.nodes:
-        operator(node)  # refuse before the work, not in its middle
+        operator(node, operators)  # refuse before the work, not in its middle
     (x_name,) = model.inputs
     values = {x_name: x}
     for node in model.nodes:
-        values[node.outputs[0]] = compute(model, node, values)
+        values[node.outputs[0]] = compute(model, node, values, operators)
     return values
 
 

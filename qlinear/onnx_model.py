@@ -98,11 +98,23 @@ def load(path: str | Path) -> Model:
         raise UnusableInput(f"{path}: {error.strerror}") from None
     try:
         proto = onnx.load_model_from_string(raw)
+        # weights beside the model; ONNX refuses paths that leave the model's own folder
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
-    except Exception as error:  # protobuf and the checker raise types of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+        model = from_proto(proto, path)
+    except Exception as error:  # protobuf, the checker and NumPy raise types of their own
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:300] if lines else type(error).__name__
         raise UnusableInput(f"{path}: not a valid ONNX model ({reason})") from None
-    return from_proto(proto, path)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if not 10 <= opset <= newest:
+        raise UnusableInput(f"{path}: opset is {opset}; 10 to {newest} are supported")
+    names = [node.name for node in model.nodes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UnusableInput(f"{path}: several nodes are named {twice[0]!r}; give each its own name")
+    return model
 
 
 def from_proto(proto: onnx.ModelProto, path: str | Path = "model") -> Model:
@@ -123,6 +135,17 @@ def from_proto(proto: onnx.ModelProto, path: str | Path = "model") -> Model:
     inputs = {v.name: _signature(v) for v in graph.input if v.name not in constants}
     outputs = {v.name: _signature(v) for v in graph.output}
     return Model(Path(path), proto, nodes, constants, inputs, outputs)
+
+
+def with_constants(model: Model, changes: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A copy of a model's file with some of its initializers replaced."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in changes:
+            value = np.asarray(changes[tensor.name])
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return proto
 
 
 def _attribute(attribute: onnx.AttributeProto):

@@ -169,6 +169,17 @@ def accumulator_range(
     return low, high
 
 
+def patches(padded: np.ndarray, geo: Geometry) -> np.ndarray:
+    """Every window as a column: (N, group, C / group * kernel, positions), a copy.
+
+    A column has the order of a weight's elements, so a layer is a matrix product.
+    """
+    view, axes = windows(padded, geo), len(geo.kernel)
+    view = view.reshape(len(view), geo.group, -1, *view.shape[2:])
+    order = (0, 1, 2, *range(3 + axes, 3 + 2 * axes), *range(3, 3 + axes))
+    return view.transpose(order).reshape(len(view), geo.group, -1, int(np.prod(geo.out)))
+
+
 def accumulate(
     padded: np.ndarray,
     x_zero_point: np.ndarray,
@@ -183,14 +194,10 @@ def accumulate(
     low, high = accumulator_range(w, w_zero_point, padded.dtype, x_zero_point)
     bound = int(max(-low.min(), high.max()))
     dtype = exact_float(bound)
-    view = windows(centred(padded, x_zero_point, dtype), geo)
-    n, axes, taps = len(padded), len(geo.kernel), int(np.prod(w.shape[1:]))
-    # (N, group, C / group, out..., kernel...) -> (N, group, C / group * kernel, out)
-    view = view.reshape(n, geo.group, -1, *view.shape[2:])
-    order = (0, 1, 2, *range(3 + axes, 3 + 2 * axes), *range(3, 3 + axes))
-    columns = view.transpose(order).reshape(n, geo.group, taps, -1)
+    taps = w[0].size
+    columns = patches(centred(padded, x_zero_point, dtype), geo)
     rows = centred(w, w_zero_point, dtype).reshape(geo.group, -1, taps)
-    sums = (rows @ columns).reshape(n, len(w), *geo.out)
+    sums = (rows @ columns).reshape(len(padded), len(w), *geo.out)
     return to_int32(sums, bound)
 
 

@@ -27,6 +27,7 @@ PER_TENSOR, PER_CHANNEL = (
 )
 UINT8, MIXED = "resnet8_uint8.onnx", "resnet8_int8.onnx"
 LAYER_TYPES = ("QLinearConv", "QGemm")
+INPUTS_OF = {"QLinearConv": (3, 5, 8), "QGemm": (3, 5, 6)}  # w, its zero point, bias
 GAIN_DB = 1.0  # a layer is per-channel where that gains at least so much
 
 
@@ -107,6 +108,11 @@ def quantize(
 def layers(model: Model) -> list[Node]:
     """The nodes that have weights, in the order of the graph."""
     return [node for node in model.nodes if node.op_type in LAYER_TYPES]
+
+
+def weights(model: Model, node: Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The weights of a layer, their zero point and the int32 bias."""
+    return tuple(model.constants[node.inputs[i]] for i in INPUTS_OF[node.op_type])
 
 
 def _dequantize(q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:

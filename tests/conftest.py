@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from qlinear.cifar10 import load_samples
@@ -30,16 +29,6 @@ def chromium() -> str | None:
     """Path of a Chromium or Chrome on this machine."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((found for name in names if (found := shutil.which(name))), None)
-
-
-def mutated(model: Model, changes: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """A copy of a model with some initializers replaced."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.name in changes:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(changes[tensor.name], tensor.name))
-    return proto
 
 
 @pytest.fixture(scope="session")

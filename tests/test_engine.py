@@ -5,13 +5,13 @@ import warnings
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, QUANTIZED, mutated
+from conftest import MODELS, QUANTIZED
 from onnx.backend.test.loader import load_model_tests
 
 from qlinear.cifar10 import load_samples
 from qlinear.engine import OPERATORS, compare, run
 from qlinear.errors import UnusableInput
-from qlinear.onnx_model import from_proto, load
+from qlinear.onnx_model import from_proto, load, with_constants
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -27,7 +27,7 @@ def test_a_changed_weight_shows_in_the_comparison(model, monkeypatch):
     node = model.node("block2_conv1_quant")
     w = model.constants[node.inputs[3]].copy()
     w[0, 0, 0, 0] ^= 64
-    wrong = from_proto(mutated(model, {node.inputs[3]: w}))
+    wrong = from_proto(with_constants(model, {node.inputs[3]: w}))
     x = load_samples()[0][:2].astype(np.float32)
     monkeypatch.setattr(engine, "tensors", lambda _, x: engine.run(model, x))
     checks = {c.tensor: c for c in engine.compare(wrong, x)}

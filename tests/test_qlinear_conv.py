@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import MODELS, QUANTIZED, mutated
+from conftest import MODELS, QUANTIZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +10,7 @@ from qlinear import arithmetic as ar
 from qlinear import qlinear_conv as qc
 from qlinear.cifar10 import load_samples
 from qlinear.errors import UnusableInput
-from qlinear.onnx_model import conv_arguments, from_proto, load
+from qlinear.onnx_model import conv_arguments, from_proto, load, with_constants
 from qlinear.ort import run_operator, tensors
 from qlinear.validate import check_conv, convolutions
 from qlinear.worked import work
@@ -29,7 +29,7 @@ def test_a_flipped_weight_is_found(model, values):
     node = model.node("block1_conv2_quant")
     w = model.constants[node.inputs[3]].copy()
     w[3, 2, 1, 1] = ~w[3, 2, 1, 1]
-    check = check_conv(from_proto(mutated(model, {node.inputs[3]: w})), node, values)
+    check = check_conv(from_proto(with_constants(model, {node.inputs[3]: w})), node, values)
     assert not check.passed and check.first["index"][1] == 3
 
 
@@ -37,14 +37,16 @@ def test_swapped_per_channel_scales_are_found(model, values):
     node = model.node("stem_quant")
     w_scale = model.constants[node.inputs[4]].copy()
     w_scale[[0, 1]] = w_scale[[1, 0]]
-    check = check_conv(from_proto(mutated(model, {node.inputs[4]: w_scale})), node, values)
+    check = check_conv(from_proto(with_constants(model, {node.inputs[4]: w_scale})), node, values)
     assert not check.passed and check.first["index"][1] in (0, 1)
 
 
 def test_a_zero_point_off_by_one_is_found(model, values):
     node = model.node("block2_conv2_quant")
     zero = np.int8(model.constants[node.inputs[7]] + 1)
-    check = check_conv(from_proto(mutated(model, {node.inputs[7]: np.array(zero)})), node, values)
+    check = check_conv(
+        from_proto(with_constants(model, {node.inputs[7]: np.array(zero)})), node, values
+    )
     assert not check.passed and check.max_difference == 1
 
 

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, ROOT, mutated
+from conftest import MODELS, ROOT
 
 from qlinear.cifar10 import load_cifar10, load_samples, read_image
 from qlinear.errors import UnusableInput
+from qlinear.onnx_model import with_constants
 
 
 def run(script, *args, python=sys.executable, cwd=ROOT, env=None):
@@ -105,7 +106,7 @@ def test_validator_fails_for_a_wrong_reference(fault, model, tmp_path):
             node.inputs[6]: np.float32(2**-2),
         }  # fmt: skip
         path = tmp_path / "ties.onnx"
-        onnx.save(mutated(model, {k: np.array(v) for k, v in changes.items()}), path)
+        onnx.save(with_constants(model, {k: np.array(v) for k, v in changes.items()}), path)
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, fault, path, "--all"],
         capture_output=True, text=True, cwd=ROOT,

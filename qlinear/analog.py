@@ -1,0 +1,114 @@
+"""A convolution on analog crossbar arrays: bit-serial inputs, bit-sliced weights, ADCs, noise.
+
+The array multiplies and adds with voltages, conductances and currents, so it knows magnitudes only.
+Signed weights become an offset (w + 128 >= 0, corrected in digital) or a differential pair of
+cells; inputs arrive bit by bit; a weight is cut into cells of a few bits; a layer is cut into tiles
+of as many rows as the array has, and each column of a tile is read by an analog-to-digital
+converter.
+
+Sources: Shafiee et al., ISAAC (2016), for bit-serial inputs, offset weights and the lossless ADC
+width; Chi et al., PRIME (2016), for differential pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+OFFSET = 128  # makes an int8 weight an unsigned 8-bit number
+
+
+@dataclass(frozen=True)
+class Array:
+    """The hardware of one crossbar and its converters."""
+
+    rows: int = 128  # inputs that one column adds
+    cell_bits: int = 2  # bits of a weight that one cell holds
+    adc_bits: int | None = None  # None: an ideal converter
+    clip: float | None = None  # greatest count that the ADC resolves (default: all that can occur)
+    read_noise: float = 0.0  # standard deviation, in counts, at every conversion
+    cell_noise: float = 0.0  # standard deviation, as a share of the cell's range, fixed per cell
+    seed: int = 0
+
+    @property
+    def levels(self) -> int:
+        """Largest value of one cell."""
+        return (1 << self.cell_bits) - 1
+
+
+def lossless_adc_bits(rows: int, cell_bits: int, input_bits: int = 1) -> int:
+    """Width of the narrowest ADC that tells all sums of one column apart.
+
+    A column adds ``rows`` products of an input of ``input_bits`` and a cell of ``cell_bits``, so
+    its counts go from 0 to rows * (2**input_bits - 1) * (2**cell_bits - 1). ISAAC writes the same
+    as log2(rows) + input_bits + cell_bits, less one if either is a single bit.
+    """
+    return (rows * ((1 << input_bits) - 1) * ((1 << cell_bits) - 1)).bit_length()
+
+
+def differential(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signed weights as two non-negative arrays: w = plus - minus."""
+    return np.maximum(w, 0), np.maximum(-w, 0)
+
+
+def bit_planes(x: np.ndarray, bits: int = 8) -> np.ndarray:
+    """Non-negative integers as bits, the least first: float32 (bits, *x.shape) of 0 and 1."""
+    return np.stack([(x >> b & 1).astype(np.float32) for b in range(bits)])
+
+
+def cell_slices(w: np.ndarray, cell_bits: int) -> np.ndarray:
+    """Weights plus OFFSET, cut into cells, least significant first: float32 (slices, M, taps)."""
+    unsigned = w.astype(np.int32) + OFFSET
+    count = -(-8 // cell_bits)
+    mask = (1 << cell_bits) - 1
+    return np.stack([(unsigned >> s * cell_bits & mask).astype(np.float32) for s in range(count)])
+
+
+def convert(counts: np.ndarray, bits: int | None, greatest: float) -> np.ndarray:
+    """An ADC: clip to 0 ... greatest and round to one of 2**bits equal steps, in counts.
+
+    With a step of one count or finer, and no noise, the conversion is lossless.
+    """
+    if bits is None:
+        return counts
+    step = max(1.0, greatest / ((1 << bits) - 1))
+    return np.rint(np.clip(counts, 0, step * ((1 << bits) - 1)) / step) * step
+
+
+def array_sum(columns: np.ndarray, rows: np.ndarray, bias: np.ndarray, array: Array) -> np.ndarray:
+    """Stage 1 of a layer on crossbar arrays.
+
+    Args:
+        columns: int32 (N, taps, positions), inputs minus their zero point, all in 0 ... 255.
+        rows: int32 (M, taps), int8 weights.
+        bias: int32 (M,).
+
+    Returns:
+        int32 (N, M, positions), the accumulators with bias; exact when nothing is lossy.
+    """
+    if columns.min() < 0 or columns.max() > 255:
+        raise ValueError(
+            "inputs must lie in 0 ... 255: feed x - minimum, correct the rest digitally"
+        )
+    rng = np.random.default_rng([array.seed, columns.shape[1], len(rows)])
+    n, taps, positions = columns.shape
+    cells = cell_slices(rows, array.cell_bits)
+    if array.cell_noise:
+        noise = rng.normal(0, array.cell_noise * array.levels, cells.shape)
+        cells = cells + noise.astype(np.float32)
+    # all bit planes and all slices in one product: (slices * M, taps) @ (taps, bits * positions)
+    planes = bit_planes(columns).transpose(1, 2, 0, 3).reshape(n, taps, -1)
+    count, stacked = len(cells), cells.reshape(-1, taps)
+    total = np.zeros((n, len(rows), positions))
+    for start in range(0, taps, array.rows):
+        tile = slice(start, start + array.rows)
+        greatest = array.clip or min(array.rows, taps - start) * array.levels
+        counts = stacked[:, tile] @ planes[:, tile]
+        if array.read_noise:
+            counts += rng.normal(0, array.read_noise, counts.shape).astype(np.float32)
+        digital = convert(counts, array.adc_bits, greatest).reshape(n, count, len(rows), 8, -1)
+        for s in range(count):
+            for b in range(8):
+                total += digital[:, s, :, b] * float(1 << b + s * array.cell_bits)
+    # the offset column: every weight was raised by OFFSET, so OFFSET * sum(x) must go
+    total -= OFFSET * columns.sum(axis=1, dtype=np.float64)[:, None]
+    return np.rint(total).astype(np.int32) + bias[:, None]

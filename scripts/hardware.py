@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""What cheaper arithmetic costs: accuracy of the book's network under each, on CIFAR-10.
+
+    python scripts/hardware.py --data-dir DIR
+
+Writes models/hardware.json, which chapters 6 to 9 quote: accumulator widths, requantization in
+integers, bit widths, and analog arrays. Each section says on how many test images it was measured.
+Takes about a quarter of an hour on two cores.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from tqdm import tqdm
+
+from qlinear import analog, bit_widths, quantize
+from qlinear import hardware as hw
+from qlinear.cifar10 import load_cifar10
+from qlinear.engine import OPERATORS, run
+from qlinear.errors import UnusableInput, run_command
+from qlinear.onnx_model import Model, load
+from qlinear.qlinear_conv import accumulator_range
+
+BATCH = 50
+
+
+class Study:
+    """Test images, and the exact network's outputs on them, to compare with."""
+
+    def __init__(self, model: Model, images: np.ndarray, labels: np.ndarray):
+        self.model, self.images, self.labels = model, images, labels
+
+    def score(self, operators: dict, images: int, model: Model | None = None) -> float:
+        """Accuracy on the first ``images`` test images with another operator table."""
+        hits = 0
+        images = min(images, len(self.images))
+        for start in range(0, images, BATCH):
+            x = self.images[start : min(start + BATCH, images)].astype(np.float32)
+            logits = run(model or self.model, x, operators)["logits"]
+            hits += int((logits.argmax(1) == self.labels[start : start + len(x)]).sum())
+        return round(hits / images, 4)
+
+    def differing(self, operators: dict, images: int) -> dict[str, list[int]]:
+        """Elements that differ from the exact network, layer by layer, each on exact inputs."""
+        from qlinear.engine import compute
+
+        found: dict[str, list[int]] = {}
+        for start in range(0, images, BATCH):
+            values = run(self.model, self.images[start : start + BATCH].astype(np.float32))
+            for node in quantize.layers(self.model):
+                y = compute(self.model, node, values, operators)
+                count = found.setdefault(node.name, [0, 0])
+                count[0] += int((y != values[node.outputs[0]]).sum())
+                count[1] += y.size
+        return found
+
+
+def accumulators(study: Study, images: int) -> Iterator[dict]:
+    """Widths 12 to 24: wrap at the end, and saturation after every product or every 16."""
+    for bits in range(12, 25):
+        wrapped = hw.operators_with(accumulator=partial(hw.wrap, bits=bits))
+        yield {"bits": bits, "how": "wrap", "accuracy": study.score(wrapped, images)}
+        clamped = hw.operators_with(accumulator=partial(hw.clamp, bits=bits))
+        yield {"bits": bits, "how": "saturate at the end", "accuracy": study.score(clamped, images)}
+    for bits in range(12, 23, 2):
+        each = hw.operators_with(summation=partial(hw.saturating_sum, bits=bits, tile=1))
+        accuracy = study.score(each, images // 4)
+        yield {"bits": bits, "how": "saturate at every MAC", "accuracy": accuracy}
+
+
+def fixed(acc, scale, zero, *, bits: int, rounding: str) -> np.ndarray:
+    multiplier, shift = hw.fixed_point(scale, bits)
+    return hw.requantize_fixed(acc, multiplier, shift, zero, rounding)
+
+
+def shift_only(acc, scale, zero) -> np.ndarray:
+    return hw.requantize_fixed(acc, *hw.power_of_two(scale), zero, "half up")
+
+
+def requantization(study: Study, images: int) -> Iterator[dict]:
+    """Multipliers of 4 to 31 bits under each rounding; power-of-two scales."""
+    ways: list[tuple[int, str, Callable]] = [(0, "half up", shift_only)]
+    for bits in (4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 31):
+        for rounding in hw.ROUNDINGS if bits in (8, 16, 24, 31) else ("half up",):
+            ways.append((bits, rounding, partial(fixed, bits=bits, rounding=rounding)))
+    for bits, rounding, way in ways:
+        operators = hw.operators_with(requantizer=way)
+        yield {
+            "multiplier_bits": bits,
+            "rounding": rounding,
+            "accuracy": study.score(operators, images),
+            "differing": study.differing(operators, 200),
+        }
+
+
+def widths(study: Study, images: int, models: Path) -> Iterator[dict]:
+    """4 to 8 bits for weights and activations, per-tensor and per-channel."""
+    ranges = bit_widths.read_ranges(models / "calibration.json")
+    floats, base = load(models / "resnet8.onnx"), load(models / quantize.PER_TENSOR)
+    for per_channel in (False, True):
+        for w_bits in range(4, 9):
+            for x_bits in range(4, 9):
+                other = bit_widths.requantized(base, floats, ranges, w_bits, x_bits, per_channel)
+                accuracy = study.score(bit_widths.operators_of(x_bits), images, other)
+                yield {"per_channel": per_channel, "w_bits": w_bits, "x_bits": x_bits,
+                       "accuracy": accuracy}  # fmt: skip
+
+
+def analog_arrays(study: Study, images: int) -> Iterator[dict]:
+    """ADC widths, clipping, read noise and cell noise, with seeds."""
+    full = analog.lossless_adc_bits(128, 2)
+    settings = [dict(adc_bits=bits) for bits in range(full, 3, -1)]
+    settings += [
+        dict(adc_bits=bits, clip=float((1 << bits) - 1)) for bits in range(full - 1, 4, -1)
+    ]
+    for noise in (0.25, 0.5, 1.0, 2.0):
+        settings += [dict(adc_bits=full, read_noise=noise, seed=seed) for seed in range(3)]
+    for noise in (0.01, 0.02, 0.05, 0.1):
+        settings += [dict(adc_bits=full, cell_noise=noise, seed=seed) for seed in range(3)]
+    for setting in settings:
+        array = analog.Array(**setting)
+        operators = hw.operators_with(summation=partial(analog.array_sum, array=array))
+        yield {**setting, "accuracy": study.score(operators, images)}
+
+
+def bounds(model: Model) -> dict[str, list[int]]:
+    """Each layer's proven accumulator range, with bias, over all its channels."""
+    found = {}
+    for node in quantize.layers(model):
+        w, zero, bias = quantize.weights(model, node)
+        low, high = accumulator_range(w, zero, np.int8, model.constants[node.inputs[2]], bias)
+        found[node.name] = [int(low.min()), int(high.max())]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--out", type=Path, help="JSON file (default: hardware.json beside them)")
+    parser.add_argument("--images", type=int, default=2000, help="test images, from the first")
+    args = parser.parse_args()
+    if args.images < 400:
+        raise UnusableInput(f"--images is {args.images}: at least 400 needed")
+    study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
+    few = args.images // 10
+    sections = {
+        "accumulators": (args.images, accumulators(study, args.images)),
+        "requantization": (args.images, requantization(study, args.images)),
+        "bit_widths": (args.images, widths(study, args.images, args.models)),
+        "analog": (few, analog_arrays(study, few)),
+    }
+    record: dict = {
+        "exact": {n: study.score(OPERATORS, n) for n in (args.images, args.images // 4, few)}
+    }
+    record["bounds"] = bounds(study.model)
+    for name, (images, rows) in sections.items():
+        record[name] = {"images": images, "rows": list(tqdm(rows, name, unit="setting"))}
+    out = args.out or args.models / "hardware.json"
+    partial_path = out.with_suffix(".partial")
+    partial_path.write_text(json.dumps(record, indent=1) + "\n")
+    partial_path.replace(out)
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,183 @@
+"""Cheaper arithmetic: where it must be exact, and that it is wrong where it must be."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from conftest import MODELS
+
+from qlinear import analog, bit_widths, quantize
+from qlinear import arithmetic as ar
+from qlinear import hardware as hw
+from qlinear import qlinear_conv as qc
+from qlinear.cifar10 import load_samples
+from qlinear.engine import run
+from qlinear.onnx_model import conv_arguments, load
+
+PIXELS = load_samples()[0][:2].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exact(model):
+    return run(model, PIXELS)
+
+
+def differing(model, exact, operators) -> int:
+    values = run(model, PIXELS, operators)
+    return sum(int((values[name] != exact[name]).sum()) for name in exact)
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, True),
+        ({"accumulator": partial(hw.wrap, bits=24)}, True),
+        ({"accumulator": partial(hw.wrap, bits=14)}, False),
+        ({"accumulator": partial(hw.clamp, bits=24)}, True),
+        ({"accumulator": partial(hw.clamp, bits=14)}, False),
+        ({"summation": partial(hw.saturating_sum, bits=24, tile=16)}, True),
+        ({"summation": partial(hw.saturating_sum, bits=16)}, False),
+        ({"requantizer": hw.requantize_as_float32}, True),
+        ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=9))}, True),
+        ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=8))}, False),
+        ({"summation": partial(analog.array_sum, array=analog.Array(64, 1, 7))}, True),
+        ({"summation": partial(analog.array_sum, array=analog.Array(read_noise=0.5))}, False),
+        ({"summation": partial(analog.array_sum, array=analog.Array(cell_noise=0.05))}, False),
+    ],
+)
+def test_which_arithmetic_is_exact(model, exact, options, same):
+    assert (differing(model, exact, hw.operators_with(**options)) == 0) == same
+
+
+def test_wrapping_is_arithmetic_modulo_a_power_of_two():
+    acc = np.arange(-40_000, 40_000)
+    assert (hw.wrap(acc, 16) == acc.astype(np.int16)).all()
+    assert hw.wrap(np.array(576 * 127 * 127), 16) == -15_808
+
+
+@pytest.mark.parametrize("rounding", hw.ROUNDINGS)
+def test_shift_right_rounds_as_named(rounding):
+    values, shift = np.arange(-64, 65), np.int64(3)
+    real = values / 8
+    wanted = {
+        "half even": np.rint(real),
+        "half up": np.floor(real + 0.5),
+        "half away": np.sign(real) * np.floor(np.abs(real) + 0.5),
+        "truncate": np.floor(real),
+    }[rounding]
+    assert (hw.shift_right(values, shift, rounding) == wanted).all()
+
+
+def test_fixed_point_multipliers_have_their_width():
+    scale = np.exp(np.random.default_rng(0).uniform(-15, 3, 1000)).astype(np.float32)
+    for bits in (4, 8, 16, 24, 31):
+        multiplier, shift = hw.fixed_point(scale, bits)
+        assert (multiplier >= 1 << bits - 1).all() and (multiplier < 1 << bits).all()
+        error = np.abs(multiplier * 2.0 ** -shift.astype(float) / scale - 1)
+        assert error.max() <= 2.0**-bits
+        assert (error.max() == 0) == (bits >= 24)
+
+
+def test_integer_form_of_the_float32_chain_is_equal_everywhere():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scale = np.exp(rng.uniform(-14, 3, 8)).astype(np.float32)
+        zero = np.int8(rng.integers(-128, 128))
+        acc = rng.integers(-(2**24) + 1, 2**24, (1, 8, 5000)).astype(np.int32)
+        acc[..., 2000:] //= 2 ** rng.integers(0, 20, (8, 3000))
+        wanted = ar.requantize(acc, scale, zero)
+        assert (hw.requantize_as_float32(acc, scale, zero) == wanted).all()
+
+
+def test_thresholds_describe_a_requantizer_completely(model):
+    args = conv_arguments(model, model.node("block2_conv1_quant"))
+    scale = np.broadcast_to(
+        ar.requantization_scale(args["x_scale"], args["w_scale"], args["y_scale"]), 32
+    )
+    zero = args["y_zero_point"]
+    low, high = np.full(32, -30_000), np.full(32, 30_000)
+    edges = hw.thresholds(lambda acc: ar.requantize(acc, scale, zero), low, high)
+    acc = np.broadcast_to(np.arange(-30_000, 30_001, dtype=np.int32), (1, 32, 60_001))
+    rebuilt = (acc[0, :, :, None] >= edges[:, None, ::16]).sum(axis=2)  # every 16th level
+    wanted = ar.requantize(acc, scale, zero)[0].astype(int)
+    levels = np.arange(-127, 128)[::16]
+    assert (rebuilt == (wanted[..., None] >= levels).sum(axis=2)).all()
+
+
+def test_narrowest_multiplier_is_inside_and_narrowest():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        least = float(np.exp(rng.uniform(-10, 0)))
+        greatest = least * (1 + 10 ** rng.uniform(-7, -1))
+        multiplier, shift = hw.narrowest_multiplier(least, greatest)
+        assert least < multiplier * 2.0**-shift < greatest
+        bits = multiplier.bit_length()
+        for s in range(shift - 3, shift + 1):  # nothing with fewer bits lies inside
+            inside = int(np.floor(least * 2.0**s)) + 1
+            assert inside * 2.0**-s >= greatest or inside.bit_length() >= bits
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_eight_bits_are_onnxruntimes_own(per_channel):
+    base = load(MODELS / quantize.PER_TENSOR)
+    theirs = load(MODELS / (quantize.PER_CHANNEL if per_channel else quantize.PER_TENSOR))
+    ranges = bit_widths.read_ranges(MODELS / "calibration.json")
+    ours = bit_widths.requantized(base, load(MODELS / "resnet8.onnx"), ranges, 8, 8, per_channel)
+    for name, value in theirs.constants.items():
+        assert (ours.constants[name] == value).all()
+
+
+def test_narrow_activations_stay_in_their_range():
+    base = load(MODELS / quantize.PER_TENSOR)
+    ranges = bit_widths.read_ranges(MODELS / "calibration.json")
+    other = bit_widths.requantized(base, load(MODELS / "resnet8.onnx"), ranges, 5, 4, True)
+    values = run(other, PIXELS, bit_widths.operators_of(4))
+    for value in values.values():
+        if value.dtype == np.int8:
+            assert value.min() >= -8 and value.max() <= 7
+    for node in quantize.layers(other):
+        assert np.abs(other.constants[node.inputs[3]]).max() == 15
+
+
+def test_signed_weights_on_arrays():
+    w = np.random.default_rng(0).integers(-128, 128, (4, 9))
+    plus, minus = analog.differential(w)
+    assert (plus - minus == w).all() and plus.min() >= 0 and minus.min() >= 0
+    for cell_bits in (1, 2, 4):
+        parts = analog.cell_slices(w, cell_bits)
+        whole = sum(p * 2 ** (cell_bits * s) for s, p in enumerate(parts))
+        assert (whole - 128 == w).all() and parts.max() < 2**cell_bits
+    with pytest.raises(ValueError, match=r"0 \.\.\. 255"):
+        analog.array_sum(np.full((1, 9, 1), -1), w, np.zeros(4, np.int32), analog.Array())
+
+
+def test_the_lossless_adc_width_is_tight():
+    # full cells, all inputs on: the greatest count is told apart only at the lossless width
+    rows, bits = 128, analog.lossless_adc_bits(128, 2)
+    counts = np.array([rows * 3, rows * 3 - 1], np.float32)
+    assert (analog.convert(counts, bits, rows * 3) == counts).all()
+    assert (analog.convert(counts, bits - 1, rows * 3) != counts).any()
+
+
+def test_pairs_saturate_at_16_bits():
+    x = np.full((1, 4, 1), 255, np.uint8)
+    exact_sum, clipped = hw.pair_saturations(x, np.array([[127, 127, -128, -128]], np.int8))
+    assert exact_sum.item() == 255 * -2 and clipped.item() == 32767 - 32768
+
+
+def test_the_stored_study_belongs_to_the_committed_model(model):
+    study = json.loads((MODELS / "hardware.json").read_text())
+    for node in quantize.layers(model):
+        w, zero, bias = quantize.weights(model, node)
+        x_zero = model.constants[node.inputs[2]]
+        low, high = qc.accumulator_range(w, zero, np.int8, x_zero, bias)
+        assert study["bounds"][node.name] == [low.min(), high.max()]
+    assert study["accumulators"]["images"] >= 1000
+
+
+def test_operator_tables_do_not_leak(model, exact):
+    differing(model, exact, hw.operators_with(accumulator=partial(hw.wrap, bits=12)))
+    again = run(replace(model), PIXELS)
+    assert all((again[name] == exact[name]).all() for name in exact)
