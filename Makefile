@@ -7,9 +7,11 @@ LIBRARY := $(wildcard qlinear/*.py models/*.onnx models/*.json data/*.npz)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
 export PYTHONHASHSEED := 0
 
-.PHONY: book test check notebooks lab models clean
+.PHONY: book test check notebooks lab models fuzz clean
 
 book: _build/.fresh
+	$(BIN)/python scripts/build_explorer.py --out book/static
+	$(BIN)/python scripts/build_cheatsheet.py --out book/cheatsheet.md
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "open _build/html/index.html"
 
@@ -46,6 +48,10 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements.txt
 	touch $@
+
+# a minute of damaged models against the loader
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz_loader.py 60
 
 # Jupyter Book caches a chapter by its code alone, so a changed library must empty the cache
 _build/.fresh: $(READY) $(LIBRARY)

@@ -4,13 +4,20 @@ import functools
 import http.server
 import json
 import re
+import subprocess
+import sys
 import threading
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, chromium, needs
+
+from qlinear.cifar10 import load_samples
+from qlinear.onnx_model import load
+from qlinear.ort import tensors
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HTML = ROOT / "_build" / "html"
@@ -64,6 +71,15 @@ def test_one_repository_is_named():
     for path in CHAPTERS:
         for found in re.findall(r"https://github\.com/[\w-]+/[\w-]+", path.read_text()):
             assert found in (url, "https://github.com/microsoft/onnxruntime")
+
+
+def test_the_cheat_sheet_is_made_of_the_chapters_boxes(tmp_path):
+    out = tmp_path / "cheatsheet.md"
+    command = [sys.executable, ROOT / "scripts" / "build_cheatsheet.py", "--out", out]
+    subprocess.run(command, check=True)
+    text = out.read_text()
+    assert text.count("\n## ") == len(CHAPTERS) - 1
+    assert "**Pad with `x_zero_point`**, not with 0." in text
 
 
 def test_every_chapter_is_in_the_contents():
@@ -148,4 +164,87 @@ def test_launch_and_download_buttons_are_there(site, browser):
     html = page.content()
     assert "colab.research.google.com" in html and "mybinder.org" in html
     assert 'href="../_sources/notebooks/02-qlinearconv.ipynb"' in html
+    page.close()
+
+
+# --- the pixel explorer
+
+
+def explorer(site, browser, fragment="", **context):
+    page = browser.new_context(**context).new_page()
+    errors = []
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.on("console", lambda m: errors.append(m.text) if "xplorer" in m.text else None)
+    page.goto(f"{site}/book/explorer.html{fragment}")
+    page.wait_for_selector(".explorer-steps tr.equal, .explorer-steps tr.different")
+    assert not errors
+    return page
+
+
+def test_explorer_equals_ort_on_every_output_of_two_images(site, browser):
+    model = load(ROOT / "models" / "resnet8_int8.onnx")
+    values = tensors(model, load_samples()[0].astype(np.float32))
+    page = explorer(site, browser)
+    for node in model.of_type("QLinearConv"):
+        name = node.name.removesuffix("_quant")
+        for image in (0, 7):
+            ours = page.evaluate(f"qlinearExplorer.whole({image}, '{name}')")
+            assert ours == values[node.outputs[0]][image].ravel().tolist(), name
+
+
+def test_explorer_equals_ort_on_a_thousand_choices(site, browser):
+    model = load(ROOT / "models" / "resnet8_int8.onnx")
+    values = tensors(model, load_samples()[0].astype(np.float32))
+    convs, rng = model.of_type("QLinearConv"), np.random.default_rng(0)
+    choices, wanted = [], []
+    for _ in range(1000):
+        node, image = convs[rng.integers(9)], int(rng.integers(20))
+        y = values[node.outputs[0]]
+        at = [int(rng.integers(n)) for n in y.shape[1:]]
+        choices.append([image, node.name.removesuffix("_quant"), *at])
+        wanted.append(int(y[image, *at]))
+    page = explorer(site, browser)
+    assert page.evaluate("c => c.map((a) => qlinearExplorer.value(...a))", choices) == wanted
+    shown = page.evaluate("c => Promise.all(c.map((a) => qlinearExplorer.ort(...a)))", choices)
+    assert shown == wanted
+
+
+def test_explorer_takes_links_keyboard_and_mouse(site, browser):
+    page = explorer(site, browser, "#image=3&layer=block2_conv1&channel=4&y=15&x=15")
+    assert page.locator(".explorer-steps tr.equal").count() == 1
+    assert "block2_conv1, channel 4" in page.locator("canvas[tabindex]").get_attribute("aria-label")
+    page.locator("canvas[tabindex]").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    assert "y=14&x=14" in page.url
+    box = page.locator("canvas[tabindex]").bounding_box()
+    page.mouse.click(box["x"] + 1, box["y"] + 1)
+    assert "y=0&x=0" in page.url
+    page.locator("input[type=range]").focus()
+    page.keyboard.press("End")
+    assert "product 144 of 144" in page.locator(".explorer-now").inner_text()
+    page.get_by_role("button", name="play").click()
+    page.wait_for_function(
+        "!document.querySelector('.explorer-now').textContent.includes('144 of')"
+    )
+    page.get_by_label("layer").select_option("block3_shortcut")
+    page.wait_for_selector(".explorer-steps tr.equal")
+    assert "layer=block3_shortcut" in page.url
+    page.context.close()
+
+
+def test_explorer_on_a_phone_and_without_javascript(site, browser):
+    phone = explorer(site, browser, viewport={"width": 390, "height": 844})
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.context.close()
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{site}/book/explorer.html")
+    assert "needs JavaScript" in page.locator("[data-explorer]").inner_text()
+    page.context.close()
+
+
+def test_explorer_is_embedded_in_the_chapter(site, browser):
+    page = browser.new_page()
+    page.goto(f"{site}/notebooks/02-qlinearconv.html")
+    page.wait_for_selector(".explorer-steps tr.equal")
     page.close()

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Write the pixel explorer's data from the book's model, for the site: make book runs this.
+
+    python scripts/build_explorer.py --out FOLDER
+
+Writes explorer-data.js (weights, biases, scales, zero points, the 20 images) and, one file an
+image, explorer-ort-NN.js: ONNX Runtime's outputs of the nine convolutions.
+"""
+
+import argparse
+import base64
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from qlinear.cifar10 import CLASSES, load_samples
+from qlinear.errors import run_command
+from qlinear.onnx_model import Model, Node, conv_arguments, load
+from qlinear.ort import tensors
+from qlinear.qlinear_add import INPUTS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def packed(array: np.ndarray) -> str:
+    """The array's bytes, little-endian, in base64."""
+    little = array.astype(array.dtype.newbyteorder("<"))
+    return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()
+
+
+def short(name: str) -> str:
+    """A node's or tensor's name as the page shows it."""
+    name = name.removesuffix("_quantized").removesuffix("_out").removesuffix("_quant")
+    return name
+
+
+def conv(model: Model, node: Node, values: dict[str, np.ndarray]) -> dict:
+    args = conv_arguments(model, node)
+    assert (args["w_zero_point"] == 0).all()  # the page's arithmetic leaves it out
+    scales = np.broadcast_to(args["w_scale"], len(args["w"]))
+    return {
+        "kind": "conv", "name": short(node.name), "input": short(node.inputs[0]),
+        "shape": list(args["w"].shape), "w": packed(args["w"]), "B": packed(args["B"]),
+        "w_scale": scales.tolist(), "x_scale": args["x_scale"].item(),
+        "y_scale": args["y_scale"].item(), "x_zero": int(args["x_zero_point"]),
+        "y_zero": int(args["y_zero_point"]), "strides": node.attributes["strides"],
+        "pads": node.attributes["pads"], "in": list(values[node.inputs[0]].shape[1:]),
+        "out": list(values[node.outputs[0]].shape[1:]),
+    }  # fmt: skip
+
+
+def add(model: Model, node: Node) -> dict:
+    args = dict(zip(INPUTS, node.inputs, strict=True))
+    made = {"kind": "add", "name": short(node.name), "a": short(args["A"]), "b": short(args["B"])}
+    for tensor in "ABC":
+        made[f"{tensor.lower()}_scale"] = model.constants[args[f"{tensor}_scale"]].item()
+        made[f"{tensor.lower()}_zero"] = int(model.constants[args[f"{tensor}_zero_point"]])
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the scripts")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    model = load(ROOT / "models" / "resnet8_int8.onnx")
+    images, labels = load_samples()
+    values = tensors(model, images.astype(np.float32))
+    nodes = []
+    for node in model.nodes:
+        if node.op_type == "QLinearConv":
+            nodes.append(conv(model, node, values))
+        elif node.op_type == "QLinearAdd":
+            nodes.append(add(model, node))
+    data = {
+        "nodes": nodes, "images": packed(images), "labels": labels.tolist(), "classes": CLASSES,
+    }  # fmt: skip
+    text = f"window.QLINEAR_EXPLORER = {json.dumps(data, separators=(',', ':'))};\n"
+    (out / "explorer-data.js").write_text(text)
+    convs = model.of_type("QLinearConv")
+    for index in range(len(images)):
+        whole = np.concatenate([values[node.outputs[0]][index].ravel() for node in convs])
+        script = f'window.QLINEAR_ORT({index}, "{packed(whole)}");\n'
+        (out / f"explorer-ort-{index:02d}.js").write_text(script)
+    print(f"wrote {out}: {len(text) // 1024} KB of data for {len(nodes)} nodes")
+
+
+if __name__ == "__main__":
+    run_command(main)
