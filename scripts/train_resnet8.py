@@ -131,24 +131,14 @@ def to_onnx(net: ResNet8) -> onnx.ModelProto:
     return model
 
 
-def augmented(images: torch.Tensor, generator: torch.Generator, batch: int, hole: int = 8):
-    """Yield (index, crops) over one epoch: 32x32 crops of zero-padded images, half mirrored.
-
-    A square of ``hole`` pixels at a random place is blanked (cutout; DeVries and Taylor, 2017).
-    """
-    line = torch.arange(32)
+def augmented(images: torch.Tensor, generator: torch.Generator, batch: int):
+    """Yield (index, crops) over one epoch: 32x32 crops of zero-padded images, half mirrored."""
     windows = F.pad(images, (4,) * 4).unfold(2, 32, 1).unfold(3, 32, 1)
     for index in torch.randperm(len(images), generator=generator).split(batch):
         shift = torch.randint(9, (2, len(index)), generator=generator)
         crops = windows[index, :, shift[0], shift[1]].float()
         mirror = torch.rand(len(index), generator=generator) < 0.5
-        crops = torch.where(mirror[:, None, None, None], crops.flip(-1), crops)
-        if not hole:
-            yield index, crops
-            continue
-        corner = torch.randint(1 - hole, 32, (2, len(index), 1), generator=generator)
-        row, column = (line >= corner) & (line < corner + hole)
-        yield index, crops.masked_fill((row[:, :, None] & column[:, None, :])[:, None], 0.0)
+        yield index, torch.where(mirror[:, None, None, None], crops.flip(-1), crops)
 
 
 @torch.no_grad()
@@ -168,8 +158,6 @@ def train(args: argparse.Namespace) -> ResNet8:
     )
     torch.manual_seed(args.seed)
     net = ResNet8().to(memory_format=torch.channels_last)
-    if args.init:
-        net.load_state_dict(torch.load(args.init, weights_only=True)["net"])
     decay = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
@@ -182,8 +170,7 @@ def train(args: argparse.Namespace) -> ResNet8:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, args.epochs * steps, pct_start=0.1, cycle_momentum=False
     )
-    names = ("seed", "epochs", "batch", "lr", "weight_decay", "label_smoothing", "hole")
-    settings = {name: getattr(args, name) for name in names} | {"init": str(args.init)}
+    settings = {k: getattr(args, k) for k in ("seed", "epochs", "batch", "lr", "weight_decay")}
     parts, done = {"net": net, "optimizer": optimizer, "schedule": schedule}, 0
     if args.checkpoint.exists():
         state = torch.load(args.checkpoint, weights_only=True)
@@ -203,7 +190,7 @@ def train(args: argparse.Namespace) -> ResNet8:
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
         hits, seen = 0, 0
         bar = tqdm(
-            augmented(train_set[0], generator, args.batch, args.hole),
+            augmented(train_set[0], generator, args.batch),
             f"epoch {epoch + 1}/{args.epochs}",
             total=steps,
             mininterval=1,
@@ -213,7 +200,7 @@ def train(args: argparse.Namespace) -> ResNet8:
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
                 logits = net(x).float()
-                loss = F.cross_entropy(logits, y, label_smoothing=args.label_smoothing)
+                loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -241,9 +228,6 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/resnet8.pt"))
     parser.add_argument("--epochs", type=int, default=160)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--hole", type=int, default=8, help="side of the blanked square, pixels")
-    parser.add_argument("--init", type=Path, help="checkpoint to start from (default: random)")
-    parser.add_argument("--label-smoothing", type=float, default=0.05)
     parser.add_argument("--lr", type=float, default=0.15, help="peak of the one-cycle schedule")
     parser.add_argument("--weight-decay", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=8)

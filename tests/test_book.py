@@ -117,8 +117,10 @@ def browser():
 
 def pages() -> list[str]:
     return sorted(
-        str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts
-    )
+        name
+        for path in HTML.rglob("*.html")
+        if "_static" not in path.parts and (name := str(path.relative_to(HTML))) != "index.html"
+    )  # index.html only leads on to the front page
 
 
 def test_no_page_names_a_script_or_style_of_another_host():

@@ -289,7 +289,10 @@ def test_bad_constants_are_named(tmp_path, model, index, value, message):
     node = model.node("block1_conv2_quant")
     path = tmp_path / "bad.onnx"
     onnx.save(with_constants(model, {node.inputs[index]: value}), path)
-    for command in (["validate"], ["vectors", "--out", tmp_path / "v"], ["inspect"]):
+    commands = [["validate"], ["vectors", "--out", tmp_path / "v"]]
+    if index != 2:  # without running the model, x_zero_point is all that inspect knows of x's type
+        commands.append(["inspect"])
+    for command in commands:
         done = qlinear(command[0], path, *command[1:])
         assert done.returncode == 2 and not done.stdout
         assert "Traceback" not in done.stderr and str(path) in done.stderr

@@ -147,7 +147,7 @@
     node.append(...children);
     return node;
   };
-  const number = (v) => (Number.isInteger(v) ? v.toLocaleString("en-US") : Number(v.toPrecision(9)).toString());
+  const number = (v) => (v === 0 ? "0" : Number.isInteger(v) ? v.toLocaleString("en-US") : Number(v.toPrecision(9)).toString());
 
   class Explorer {
     constructor(root) {
@@ -303,7 +303,7 @@
     }
 
     drawChart(e) {
-      const W = 640, H = 220, left = 70, right = 10, top = 12, bottom = 30, log = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v));
+      const W = this.chart.clientWidth < 480 ? 360 : 640, H = 220, left = 70, right = 10, top = 12, bottom = 30, log = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v));
       const limit = log(4e9), n = e.taps.length;
       const px = (k) => left + (W - left - right) * k / n, py = (v) => top + (H - top - bottom) * (0.5 - log(v) / limit / 2);
       const path = (taps) => `M${px(0)} ${py(0)}` + taps.map((t, k) => `L${px(k + 1).toFixed(1)} ${py(t.sum).toFixed(1)}`).join("");
