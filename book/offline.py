@@ -1,6 +1,21 @@
-"""Sphinx extension: pages load nothing from another host; the theme is set up."""
+"""Sphinx extension: pages load nothing from another host, and no more than they need."""
 
 import os
+import re
+from pathlib import Path
+
+# what the theme's templates get wrong for screen readers: (pattern, replacement)
+MENDED = (
+    # the accessible name must contain the visible text
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    (r'(search-button__button[^>]*?) aria-label="Search"', r"\1"),
+    (
+        r'(<button class="btn search-button-field[^>]*?)\s+title="Search"\s+aria-label="Search"',
+        r"\1",
+    ),
+    # a list role without list items
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+)
 
 
 def forget_thebe(app, pagename, templatename, context, doctree) -> None:
@@ -10,6 +25,25 @@ def forget_thebe(app, pagename, templatename, context, doctree) -> None:
         for script in context.get("script_files", [])
         if "thebe" not in f"{script} {getattr(script, 'attributes', '')}".lower()
     ]
+
+
+def slim(html: str) -> str:
+    """Remove scripts that a page does not need, and mend what the templates get wrong."""
+    # the icons are in the theme's style sheet and fonts; the script (1.5 MB) draws them again
+    html = re.sub(r"\s*<script[^>]*fontawesome\.js[^>]*></script>", "", html)
+    if 'class="math' not in html:
+        html = re.sub(r"\s*<script[^>]*(?:katex|auto-render)[^>]*></script>", "", html)
+        html = re.sub(r"\s*<link[^>]*katex[^>]*/>", "", html)
+    for pattern, replacement in MENDED:
+        html = re.sub(pattern, replacement, html)
+    return html
+
+
+def slim_all(app, exception) -> None:
+    if exception is None and app.builder.format == "html":
+        for path in Path(app.outdir).rglob("*.html"):
+            if "_static" not in path.parts:
+                path.write_text(slim(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def theme(app, config) -> None:
@@ -23,4 +57,5 @@ def theme(app, config) -> None:
 def setup(app) -> dict:
     app.connect("config-inited", theme)
     app.connect("html-page-context", forget_thebe, priority=900)
+    app.connect("build-finished", slim_all)
     return {"version": "1", "parallel_read_safe": True}

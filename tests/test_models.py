@@ -3,13 +3,14 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import jsonschema
 import numpy as np
 import pytest
-from conftest import MODELS, QUANTIZED, ROOT
+from conftest import MODELS, QUANTIZED, ROOT, needs
 
 from qlinear import quantize
 from qlinear.onnx_model import conv_arguments, load
@@ -113,3 +114,11 @@ def test_model_card_tells_the_truth(name):
     (accuracy,) = (r["accuracy"] for r in rows if r["model"] == f"{name}.onnx")
     assert re.search(r"`([0-9a-f]{64})`", row)[1] == digest
     assert re.search(r"([\d.]+) %", row)[1] == f"{accuracy:.2%}".rstrip("%")
+
+
+def test_an_emulated_processor_without_vnni_computes_what_is_stored(tmp_path):
+    needs(shutil.which("qemu-x86_64") is not None, "qemu-x86_64")
+    out = tmp_path / "portability.json"
+    command = [sys.executable, ROOT / "scripts" / "portability.py", "--out", out]
+    subprocess.run(command, check=True)
+    assert out.read_text() == (MODELS / "portability.json").read_text()

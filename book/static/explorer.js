@@ -341,7 +341,7 @@
         ["sum of products", e.sum, "int32"], ["bias B[m]", e.bias, "int32"], ["acc", e.acc, "int32"],
         ["scale[m]", e.scale, "float32"], ["float32(acc) · scale[m]", e.scaled, "float32"], ["rint (ties to even)", e.rounded, "float32"],
         ["+ y_zero_point", e.shifted, "float32"], ["saturate: y", e.y, "int8"]];
-      const cells = (...texts) => texts.map((text, i) => make(i ? "td" : "th", { textContent: text, scope: i ? undefined : "row" }));
+      const cells = (...texts) => texts.map((text, i) => make(i ? "td" : "th", i ? { textContent: text } : { textContent: text, scope: "row" }));
       const body = make("tbody", {}, ...rows.map(([name, v, type]) => make("tr", {}, ...cells(name, number(v), type))));
       const verdict = make("tr", {}, ...cells("ONNX Runtime", "…", "int8"));
       body.append(verdict);
