@@ -39,6 +39,21 @@ def slim(html: str) -> str:
     return html
 
 
+def preview(app, pagename, templatename, context, doctree) -> None:
+    """What other sites show of a link; the picture needs the site's own address."""
+    repository = os.environ.get("GITHUB_REPOSITORY", "")
+    title = f"{context.get('title', '')}: {app.config.html_title}".replace('"', "&quot;")
+    tags = [("og:type", "article"), ("og:title", re.sub(r"<[^>]+>", "", title))]
+    tags += [("og:description", "What ONNX Runtime computes for an INT8 network, to the bit.")]
+    if repository:
+        owner, name = repository.split("/")
+        address = f"https://{owner.lower()}.github.io/{name}/_static/explorer.png"
+        tags += [("og:image", address), ("twitter:card", "summary_large_image")]
+    context["metatags"] = context.get("metatags", "") + "".join(
+        f'<meta property="{key}" content="{value}">\n' for key, value in tags
+    )
+
+
 def slim_all(app, exception) -> None:
     if exception is None and app.builder.format == "html":
         for path in Path(app.outdir).rglob("*.html"):
@@ -57,5 +72,6 @@ def theme(app, config) -> None:
 def setup(app) -> dict:
     app.connect("config-inited", theme)
     app.connect("html-page-context", forget_thebe, priority=900)
+    app.connect("html-page-context", preview)
     app.connect("build-finished", slim_all)
     return {"version": "1", "parallel_read_safe": True}

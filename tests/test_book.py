@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib.util
 import json
 import re
 import subprocess
@@ -82,6 +83,22 @@ def test_the_cheat_sheet_is_made_of_the_chapters_boxes(tmp_path):
     assert "**Pad with `x_zero_point`**, not with 0." in text
 
 
+def test_a_new_chapter_already_passes(tmp_path):
+    (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
+    script = ROOT / "scripts" / "new_chapter.py"
+    command = [sys.executable, script, "11-my-subject", "My subject", "--root", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    path = tmp_path / "notebooks" / "11-my-subject.ipynb"
+    for check in (
+        test_every_cell_was_run_in_order, test_cells_are_short_and_introduced,
+        test_no_machine_shows_in_the_outputs, test_figures_have_alternative_text,
+    ):  # fmt: skip
+        check(path)
+    assert "notebooks/11-my-subject" in (tmp_path / "_toc.yml").read_text()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2 and "exists already" in again.stderr
+
+
 def test_every_chapter_is_in_the_contents():
     toc = (ROOT / "_toc.yml").read_text()
     assert all(f"notebooks/{path.stem}" in toc for path in CHAPTERS)
@@ -153,6 +170,31 @@ def test_pages_load_nothing_from_outside_and_fit_the_width(site, browser, width)
     assert not [url for url in outside if not url.startswith("data:")]
     assert not errors
     context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_accessibility_violation(site, browser, theme):
+    needs(importlib.util.find_spec("axe_playwright_python") is not None, "axe-playwright-python")
+    from axe_playwright_python.sync_playwright import Axe
+
+    context, found = browser.new_context(color_scheme=theme), {}
+    page = context.new_page()
+    for name in pages():
+        page.goto(f"{site}/{name}")
+        page.wait_for_load_state("load")
+        for violation in Axe().run(page).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found.setdefault(violation["id"], []).append(name)
+    assert not found
+    context.close()
+
+
+def test_pages_carry_no_script_that_they_do_not_need():
+    needs(HTML.is_dir(), "the built site (make book)")
+    for name in pages():
+        html = (HTML / name).read_text()
+        assert "fontawesome.js" not in html
+        assert ("katex.min.js" in html) == ('class="math' in html), name
 
 
 def test_equations_are_set_and_search_finds(site, browser):

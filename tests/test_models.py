@@ -116,6 +116,16 @@ def test_model_card_tells_the_truth(name):
     assert re.search(r"([\d.]+) %", row)[1] == f"{accuracy:.2%}".rstrip("%")
 
 
+def test_readme_quotes_the_measured_accuracy():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((MODELS / "accuracy.json").read_text())["models"]
+    quoted = re.findall(r"\| ([\d.]+%) \|", readme)
+    order = ["resnet8", *QUANTIZED]
+    accuracy = {row["model"].removesuffix(".onnx"): f"{row['accuracy']:.2%}" for row in rows}
+    assert quoted == [accuracy[name] for name in order]
+    assert all(row["differing"] == 0 for row in rows)
+
+
 def test_an_emulated_processor_without_vnni_computes_what_is_stored(tmp_path):
     needs(shutil.which("qemu-x86_64") is not None, "qemu-x86_64")
     out = tmp_path / "portability.json"
