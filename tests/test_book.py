@@ -189,6 +189,19 @@ def test_no_serious_accessibility_violation(site, browser, theme):
     context.close()
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_stand_on_the_pages_own_ground(site, browser, theme):
+    context = browser.new_context(color_scheme=theme)
+    page = context.new_page()
+    page.goto(f"{site}/notebooks/00-start.html")
+    page.wait_for_selector(".picture svg")
+    ground = "e => getComputedStyle(e.closest('.text_html')).backgroundColor"
+    assert page.locator(".picture").first.evaluate(ground) == "rgba(0, 0, 0, 0)"
+    same = "e => getComputedStyle(e).color === getComputedStyle(document.body).color"
+    assert page.locator(".picture svg").first.evaluate(same)
+    context.close()
+
+
 def test_pages_carry_no_script_that_they_do_not_need():
     needs(HTML.is_dir(), "the built site (make book)")
     for name in pages():
