@@ -12,7 +12,7 @@ from qlinear import arithmetic as ar
 from qlinear import qdq, vectors, worked
 from qlinear import qlinear_conv as qc
 from qlinear.cifar10 import load_samples
-from qlinear.engine import OPERATORS, TensorCheck, check_tensor, compute
+from qlinear.engine import OPERATORS, TensorCheck, check_tensor, compare, compute
 from qlinear.errors import UnusableInput, run_command
 from qlinear.onnx_model import CONV_INPUTS, Model, Node, conv_arguments, load
 from qlinear.ort import tensors
@@ -108,22 +108,16 @@ def validate(args: argparse.Namespace) -> int:
     x = read_input(model, args.input)
     theirs = tensors(model, x)
     nodes = [model.node(args.node)] if args.node else list(model.nodes)
-    known = [
-        n for n in nodes if (n.domain if n.domain != "ai.onnx" else "", n.op_type) in OPERATORS
-    ]
+    known = [n for n in nodes if (n.domain, n.op_type) in OPERATORS]
     if all(n.op_type == "Flatten" for n in known):
         names = ", ".join(sorted({n.op_type for n in nodes}))
         raise UnusableInput(
             f"{args.model}: no quantized operator that is supported (it has {names})"
         )
-    alone = [_check(model, node, theirs, theirs) for node in known]
+    alone = [_check(model, node, theirs) for node in known]
     whole: list[TensorCheck] = []
     if not args.node and len(known) == len(nodes):
-        ours = {next(iter(model.inputs)): x}
-        for node in nodes:
-            ours[node.outputs[0]] = compute(model, node, ours)
-            whole.append(check_tensor(node.outputs[0], node.op_type,
-                                      ours[node.outputs[0]], theirs[node.outputs[0]]))  # fmt: skip
+        whole = compare(model, x, theirs)
     wrong = [c for c in (*alone, *whole) if c.mismatches]
     if args.json:
         record = {
@@ -151,8 +145,8 @@ def validate(args: argparse.Namespace) -> int:
     return int(bool(wrong))
 
 
-def _check(model: Model, node: Node, values: dict, theirs: dict) -> TensorCheck:
-    y = compute(model, node, values)
+def _check(model: Model, node: Node, theirs: dict) -> TensorCheck:
+    y = compute(model, node, theirs)
     return check_tensor(node.outputs[0], node.op_type, y, theirs[node.outputs[0]])
 
 

@@ -57,9 +57,8 @@ def operator(node: Node, operators: dict = OPERATORS) -> Callable[..., np.ndarra
     Raises:
         UnusableInput: there is none; the message names the node and its operator.
     """
-    domain = "" if node.domain == "ai.onnx" else node.domain
     try:
-        return operators[domain, node.op_type]
+        return operators[node.domain, node.op_type]
     except KeyError:
         known = ", ".join(sorted(name for _, name in operators))
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
@@ -109,13 +108,18 @@ def run(model: Model, x: np.ndarray, operators: dict = OPERATORS) -> dict[str, n
     return values
 
 
-def compare(model: Model, x: np.ndarray) -> list[TensorCheck]:
+def compare(
+    model: Model, x: np.ndarray, theirs: dict[str, np.ndarray] | None = None
+) -> list[TensorCheck]:
     """Run a model by the reference and by ONNX Runtime, each on its own tensors throughout.
+
+    Args:
+        theirs: ONNX Runtime's tensors, if they are known already.
 
     Returns:
         one entry per computed tensor; ``pandas.DataFrame(compare(model, x))`` is a table.
     """
-    ours, theirs = run(model, x), tensors(model, x)
+    ours, theirs = run(model, x), theirs or tensors(model, x)
     return [
         check_tensor(name, node.op_type, ours[name], theirs[name])
         for node in model.nodes

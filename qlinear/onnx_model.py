@@ -31,7 +31,7 @@ CONV_INPUTS = [
 
 @dataclass(frozen=True)
 class Node:
-    """One operator of a graph; an omitted optional input has the empty name."""
+    """One operator of a graph; an omitted optional input, and ONNX's own domain, are empty."""
 
     name: str
     op_type: str
@@ -124,7 +124,7 @@ def from_proto(proto: onnx.ModelProto, path: str | Path = "model") -> Model:
         Node(
             n.name or n.output[0],
             n.op_type,
-            n.domain,
+            "" if n.domain == "ai.onnx" else n.domain,
             tuple(n.input),
             tuple(n.output),
             {a.name: _attribute(a) for a in n.attribute},

@@ -19,8 +19,9 @@ from itertools import product
 import numpy as np
 
 from qlinear.arithmetic import (
-    INT8_TYPES,
     centred,
+    check_8_bit,
+    check_length,
     exact_float,
     per_channel,
     requantization_scale,
@@ -222,32 +223,18 @@ def check(
     Raises:
         UnusableInput: a type, shape or value is illegal; the message names the input.
     """
-    given = {
-        "x_zero_point": x_zero_point,
-        "w_zero_point": w_zero_point,
-        "y_zero_point": None,
-    }
-    given["y_zero_point"] = y_zero_point
-    for name, value in {"x": x, "w": w, **given}.items():
-        if np.asarray(value).dtype not in INT8_TYPES:
-            raise UnusableInput(f"{name} has type {np.asarray(value).dtype}: int8 or uint8 needed")
-    for name, value, tensor in (("x", x_zero_point, x), ("w", w_zero_point, w)):
-        if np.asarray(value).dtype != tensor.dtype:
-            raise UnusableInput(
-                f"{name}_zero_point has type {np.asarray(value).dtype} but {name} {tensor.dtype}"
-            )
-    scales = {"x_scale": x_scale, "w_scale": w_scale, "y_scale": y_scale}
-    for name, value in {**scales, **given}.items():
-        shape = np.shape(value)
-        lengths = (1, len(w)) if name.startswith("w_") else (1,)
-        if shape and (len(shape) > 1 or shape[0] not in lengths):
-            raise UnusableInput(f"{name} has shape {shape}: a scalar or {lengths} elements needed")
-    for name, value in scales.items():
-        value = np.asarray(value)
-        if value.dtype != np.float32:
-            raise UnusableInput(f"{name} has type {value.dtype}: float32 needed")
-        if not (np.isfinite(value).all() and (value > 0).all()):
-            raise UnusableInput(f"{name} is {value.ravel()[:4]}: finite and positive needed")
+    check_8_bit("x", x, x_scale, x_zero_point)
+    check_8_bit("w", w, w_scale, w_zero_point)
+    check_8_bit("y", None, y_scale, y_zero_point)
+    for name, value, lengths in (
+        ("x_scale", x_scale, (1,)),
+        ("x_zero_point", x_zero_point, (1,)),
+        ("w_scale", w_scale, (1, len(w))),
+        ("w_zero_point", w_zero_point, (1, len(w))),
+        ("y_scale", y_scale, (1,)),
+        ("y_zero_point", y_zero_point, (1,)),
+    ):
+        check_length(name, value, lengths)
     if B is not None and (B.dtype != np.int32 or B.shape != (len(w),)):
         raise UnusableInput(f"B has type {B.dtype}, shape {B.shape}: int32 ({len(w)},) needed")
 

@@ -69,7 +69,7 @@ def convolutions(model: Model) -> list[Node]:
     Raises:
         UnusableInput: it has none.
     """
-    nodes = [n for n in model.of_type("QLinearConv") if n.domain in ("", "ai.onnx")]
+    nodes = [n for n in model.of_type("QLinearConv") if not n.domain]
     if not nodes:
         kinds = ", ".join(sorted({n.op_type for n in model.nodes})) or "none"
         raise UnusableInput(

@@ -51,7 +51,8 @@ class Layer:
     @property
     def scale(self) -> np.ndarray:
         parts = (self.arguments[name] for name in ("x_scale", "w_scale", "y_scale"))
-        return np.broadcast_to(requantization_scale(*parts), len(self.arguments["w"]))
+        scale = np.broadcast_to(requantization_scale(*parts), len(self.arguments["w"]))
+        return np.ascontiguousarray(scale)
 
     def constants(self) -> dict[str, np.ndarray]:
         mantissa, shift = hw.float32_parts(self.scale)
@@ -61,8 +62,7 @@ class Layer:
             "w": self.arguments["w"],
             "w_zero_point": np.broadcast_to(self.arguments["w_zero_point"], len(bias)).copy(),
             "bias": bias,
-            "factor": self.scale.view(np.uint32) if self.scale.flags.c_contiguous
-            else self.scale.copy().view(np.uint32),
+            "factor": self.scale.view(np.uint32),
             "mantissa": mantissa.astype(np.int32),
             "shift": shift.astype(np.int32),
             "multiplier": multiplier.astype(np.int32),

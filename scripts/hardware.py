@@ -23,7 +23,7 @@ from tqdm import tqdm
 from qlinear import analog, bit_widths, quantize
 from qlinear import hardware as hw
 from qlinear.cifar10 import load_cifar10
-from qlinear.engine import OPERATORS, run
+from qlinear.engine import OPERATORS, compute, run
 from qlinear.errors import UnusableInput, run_command
 from qlinear.onnx_model import Model, load
 from qlinear.qlinear_conv import accumulator_range
@@ -49,8 +49,6 @@ class Study:
 
     def differing(self, operators: dict, images: int) -> dict[str, list[int]]:
         """Elements that differ from the exact network, layer by layer, each on exact inputs."""
-        from qlinear.engine import compute
-
         found: dict[str, list[int]] = {}
         for start in range(0, images, BATCH):
             values = run(self.model, self.images[start : start + BATCH].astype(np.float32))
@@ -63,7 +61,7 @@ class Study:
 
 
 def accumulators(study: Study, images: int) -> Iterator[dict]:
-    """Widths 12 to 24: wrap at the end, and saturation after every product or every 16."""
+    """Widths 12 to 24: wrap at the end, saturation at the end, and after every product."""
     for bits in range(12, 25):
         wrapped = hw.operators_with(accumulator=partial(hw.wrap, bits=bits))
         yield {"bits": bits, "how": "wrap", "accuracy": study.score(wrapped, images)}
