@@ -1,4 +1,5 @@
 # make book: the site in _build/html.  make test: every check.  Both need Python >= 3.11 only.
+# make pdf: the whole book in _build/book.pdf; needs Chromium too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,13 +8,17 @@ LIBRARY := $(wildcard qlinear/*.py models/*.onnx models/*.json data/*.npz)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
 export PYTHONHASHSEED := 0
 
-.PHONY: book test check notebooks lab models fuzz clean
+.PHONY: book pdf test check notebooks lab models fuzz clean
 
 book: _build/.fresh
 	$(BIN)/python scripts/build_explorer.py --out book/static
 	$(BIN)/python scripts/build_cheatsheet.py --out book/cheatsheet.md
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "open _build/html/index.html"
+
+pdf: book
+	$(BIN)/jupyter-book build . --builder custom --custom-builder singlehtml -W -n --keep-going
+	$(BIN)/python scripts/build_pdf.py
 
 test: check book
 	$(BIN)/python -m pytest -q tests

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, chromium, needs
+from fontTools.ttLib import TTFont
+from pypdf import PdfReader
 
 from qlinear.cifar10 import load_samples
 from qlinear.onnx_model import load
@@ -202,19 +204,40 @@ def test_figures_stand_on_the_pages_own_ground(site, browser, theme):
     context.close()
 
 
-def test_pages_carry_no_script_that_they_do_not_need():
-    needs(HTML.is_dir(), "the built site (make book)")
+def test_no_page_weighs_a_megabyte(site, browser):
+    for name in pages():
+        page, weights = browser.new_page(), []
+        page.on("requestfinished", lambda r, w=weights: w.append(r.sizes()["responseBodySize"]))
+        page.goto(f"{site}/{name}")
+        page.wait_for_load_state("networkidle")
+        assert sum(weights) < 1_000_000, f"{name}: {sum(weights):,} bytes"
+        page.close()
+
+
+def test_icons_and_equations_are_drawn_without_scripts(site, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{site}/notebooks/02-qlinearconv.html")
+    assert page.locator(".katex-display .katex-html").count() == 2
     for name in pages():
         html = (HTML / name).read_text()
-        assert "fontawesome.js" not in html
-        assert ("katex.min.js" in html) == ('class="math' in html), name
-
-
-def test_equations_are_set_and_search_finds(site, browser):
+        assert not re.search(r"fontawesome\.js|katex\.min\.js|katex-error", html), name
+        assert not re.search(r'class="math[^>]*>\s*\\[\[(]', html), name
+    page.context.close()
+    # the cut icon fonts hold every icon that a page shows
+    fonts = [TTFont(path) for path in (HTML / "_static" / "vendor").rglob("*.ttf")]
+    drawn = set().union(*(font.getBestCmap() for font in fonts))
     page = browser.new_page()
-    page.goto(f"{site}/notebooks/02-qlinearconv.html")
-    page.wait_for_selector(".katex-display .katex-html")
-    assert page.locator(".katex-error").count() == 0
+    shown = """[...document.querySelectorAll('[class*="fa-"]')].map(
+        (e) => getComputedStyle(e, '::before').content.replaceAll('"', ''))"""
+    for name in pages():
+        page.goto(f"{site}/{name}")
+        icons = page.evaluate(shown)
+        assert icons and {ord(icon) for icon in icons} <= drawn, name
+    page.close()
+
+
+def test_search_finds(site, browser):
+    page = browser.new_page()
     page.goto(f"{site}/search.html?q=padding")
     page.wait_for_selector("ul.search li a")
     assert "qlinearconv" in page.locator("ul.search").inner_html()
@@ -228,6 +251,29 @@ def test_launch_and_download_buttons_are_there(site, browser):
     assert "colab.research.google.com" in html and "mybinder.org" in html
     assert 'href="../_sources/notebooks/02-qlinearconv.ipynb"' in html
     page.close()
+
+
+def test_the_pdf_holds_the_whole_book():
+    needs(HTML.is_dir(), "the built site (make book)")
+    needs(chromium() is not None, "Chromium")
+    made = subprocess.run(["make", "pdf"], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    pdf = PdfReader(ROOT / "_build" / "book.pdf")
+    marks = json.dumps([str(getattr(m, "title", m)) for m in flat(pdf.outline)])
+    for path in CHAPTERS[1:]:
+        cells = json.loads(path.read_text())["cells"]
+        title = next(re.match(r"# (.*)", "".join(c["source"])) for c in cells)[1]
+        assert title in marks
+    links = [a.get_object() for page in pdf.pages for a in page.get("/Annots", [])]
+    addresses = [str(link["/A"].get("/URI", "")) for link in links if "/A" in link]
+    assert any("/Dest" in link for link in links)  # from chapter to chapter
+    assert not [a for a in addresses if not a.startswith("https://") and a]
+
+
+def flat(outline: list) -> list:
+    """A PDF's bookmarks without their nesting."""
+    parts = (flat(one) if isinstance(one, list) else [one] for one in outline)
+    return [mark for part in parts for mark in part]
 
 
 # --- the pixel explorer
@@ -309,5 +355,20 @@ def test_explorer_on_a_phone_and_without_javascript(site, browser):
 def test_explorer_is_embedded_in_the_chapter(site, browser):
     page = browser.new_page()
     page.goto(f"{site}/notebooks/02-qlinearconv.html")
+    page.locator("[data-explorer]").scroll_into_view_if_needed()
     page.wait_for_selector(".explorer-steps tr.equal")
     page.close()
+
+
+def test_pixels_that_the_chapters_cite_are_there(site, browser):
+    cited = {
+        fragment.replace("&amp;", "&")
+        for name in pages()
+        for fragment in re.findall(r'"[^"#]*(#image=[^"]+)"', (HTML / name).read_text())
+    }
+    assert cited
+    for fragment in cited:
+        page = explorer(site, browser, fragment)
+        assert page.url.endswith(fragment)
+        assert page.locator(".explorer-steps tr.equal").count() == 1, fragment
+        page.context.close()

@@ -5,8 +5,7 @@
 // ONNX Runtime's own outputs are in explorer-ort-NN.js, one file an image, loaded when it is chosen.
 "use strict";
 
-(() => {
-  const data = window.QLINEAR_EXPLORER;
+function startExplorers(data, base) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const int8 = (text) => new Int8Array(bytes(text).buffer);
   const int32 = (text) => new Int32Array(bytes(text).buffer);
@@ -117,7 +116,6 @@
   // --- ONNX Runtime's outputs, loaded an image at a time
 
   const oracle = {}; // image to Int8Array of all layers' outputs, one after the other
-  const base = document.currentScript.src.replace(/explorer\.js.*$/, "");
   window.QLINEAR_ORT = (image, text) => { oracle[image] = int8(text); };
 
   function loadOracle(image) {
@@ -363,4 +361,18 @@
     ort: (image, layer, channel, y, x) => loadOracle(image).then(() => theirs(image, byName[layer], channel, y, x)),
   };
   for (const root of document.querySelectorAll("[data-explorer]")) new Explorer(root);
+}
+
+// the data (200 KB) are loaded when an explorer is about to be seen
+(() => {
+  const base = document.currentScript.src.replace(/explorer\.js.*$/, "");
+  const watch = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    const script = document.createElement("script");
+    script.src = `${base}explorer-data.js`;
+    script.onload = () => startExplorers(window.QLINEAR_EXPLORER, base);
+    document.head.append(script);
+  }, { rootMargin: "400px" });
+  for (const root of document.querySelectorAll("[data-explorer]")) watch.observe(root);
 })();
