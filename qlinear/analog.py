@@ -63,15 +63,19 @@ def cell_slices(w: np.ndarray, cell_bits: int) -> np.ndarray:
     return np.stack([(unsigned >> s * cell_bits & mask).astype(np.float32) for s in range(count)])
 
 
-def convert(counts: np.ndarray, bits: int | None, greatest: float) -> np.ndarray:
-    """An ADC: clip to 0 ... greatest and round to one of 2**bits equal steps, in counts.
+def convert(counts: np.ndarray, bits: int | None, greatest: float) -> tuple[np.ndarray, float]:
+    """An ADC: the codes 0 ... 2**bits - 1 for counts of 0 ... greatest, and its step in counts.
 
-    With a step of one count or finer, and no noise, the conversion is lossless.
+    With a step of one count, and no noise, code times step is the count: the conversion is
+    lossless. Without ``bits`` the converter is ideal.
     """
     if bits is None:
-        return counts
-    step = max(1.0, greatest / ((1 << bits) - 1))
-    return np.rint(np.clip(counts, 0, step * ((1 << bits) - 1)) / step) * step
+        return counts, 1.0
+    top = (1 << bits) - 1
+    step = max(1.0, greatest / top)
+    codes = counts / np.float32(step)
+    np.rint(np.clip(codes, 0, top, out=codes), out=codes)
+    return codes, step
 
 
 def array_sum(columns: np.ndarray, rows: np.ndarray, bias: np.ndarray, array: Array) -> np.ndarray:
@@ -104,11 +108,17 @@ def array_sum(columns: np.ndarray, rows: np.ndarray, bias: np.ndarray, array: Ar
         greatest = array.clip or min(array.rows, taps - start) * array.levels
         counts = stacked[:, tile] @ planes[:, tile]
         if array.read_noise:
-            counts += rng.normal(0, array.read_noise, counts.shape).astype(np.float32)
-        digital = convert(counts, array.adc_bits, greatest).reshape(n, count, len(rows), 8, -1)
+            noise = rng.standard_normal(counts.shape, np.float32)
+            counts += noise * np.float32(array.read_noise)
+        codes, step = convert(counts, array.adc_bits, greatest)
+        codes = codes.reshape(n, count, len(rows), 8, -1)
+        # shift and add the input bits, the most significant first: below 2**24, so exact in float32
+        by_slice = codes[:, :, :, 7].copy()
+        for b in range(6, -1, -1):
+            by_slice *= 2
+            by_slice += codes[:, :, :, b]
         for s in range(count):
-            for b in range(8):
-                total += digital[:, s, :, b] * float(1 << b + s * array.cell_bits)
+            total += by_slice[:, s].astype(np.float64) * (step * (1 << s * array.cell_bits))
     # the offset column: every weight was raised by OFFSET, so OFFSET * sum(x) must go
     total -= OFFSET * columns.sum(axis=1, dtype=np.float64)[:, None]
     return np.rint(total).astype(np.int32) + bias[:, None]

@@ -157,8 +157,10 @@ def test_the_lossless_adc_width_is_tight():
     # full cells, all inputs on: the greatest count is told apart only at the lossless width
     rows, bits = 128, analog.lossless_adc_bits(128, 2)
     counts = np.array([rows * 3, rows * 3 - 1], np.float32)
-    assert (analog.convert(counts, bits, rows * 3) == counts).all()
-    assert (analog.convert(counts, bits - 1, rows * 3) != counts).any()
+    codes, step = analog.convert(counts, bits, rows * 3)
+    assert step == 1 and (codes == counts).all()
+    codes, step = analog.convert(counts, bits - 1, rows * 3)
+    assert step > 1 and (codes * step != counts).any()
 
 
 def test_pairs_saturate_at_16_bits():
