@@ -5,14 +5,18 @@ The network is the image-classification model of MLPerf Tiny (Banbury et al., 20
 model takes raw pixels (float32, 0 to 255): the division by 255 is folded into the stem, batch norm
 into every convolution, and no mean is subtracted, so that zero padding stands for pixel 0.
 
+A wider network is trained first; ResNet8 then learns the labels and, from the wider network's
+logits, how like each other class an image is (distillation: Hinton, Vinyals and Dean, 2015).
+
     pip install -r requirements-train.txt
     python scripts/train_resnet8.py --data-dir DIR
 
-A run that was stopped goes on from its checkpoint when it is started again.
+A run that was stopped goes on from its checkpoints when it is started again.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,6 +33,8 @@ from qlinear.cifar10 import load_cifar10
 from qlinear.errors import UnusableInput, run_command
 
 OPSET, IR_VERSION = 21, 10
+PAD = 4  # an augmented image is moved by at most this many pixels each way
+TEMPERATURE, TEACHER_SHARE = 4.0, 0.9
 
 
 class ConvBN(nn.Module):
@@ -36,14 +42,15 @@ class ConvBN(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, bias=False)
-        self.bn = nn.BatchNorm2d(c_out)
         # even input, kernel 3: stride 1 pads one on each side, stride 2 only below and right
         total = max(kernel - stride, 0)
         self.begin, self.end = total // 2, total - total // 2
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, self.begin, bias=False)
+        self.bn = nn.BatchNorm2d(c_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.conv(F.pad(x, (self.begin, self.end) * 2)))
+        extra = self.end - self.begin
+        return self.bn(self.conv(F.pad(x, (0, extra) * 2) if extra else x))
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Weights (M, C, kH, kW) and bias (M,) with batch norm folded in, as float64."""
@@ -131,92 +138,177 @@ def to_onnx(net: ResNet8) -> onnx.ModelProto:
     return model
 
 
-def augmented(images: torch.Tensor, generator: torch.Generator, batch: int):
-    """Yield (index, crops) over one epoch: 32x32 crops of zero-padded images, half mirrored."""
-    windows = F.pad(images, (4,) * 4).unfold(2, 32, 1).unfold(3, 32, 1)
-    for index in torch.randperm(len(images), generator=generator).split(batch):
-        shift = torch.randint(9, (2, len(index)), generator=generator)
-        crops = windows[index, :, shift[0], shift[1]].float()
+def teacher() -> nn.Sequential:
+    """The wider network (2 million weights) that ResNet8 learns from; takes raw pixels too."""
+    layers = [nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 24, 2), nn.GELU()]
+    for c_in, c_out in ((24, 64), (64, 256), (256, 256)):
+        layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.MaxPool2d(2)]
+        layers += [nn.BatchNorm2d(c_out), nn.GELU()]
+        layers += [nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)]
+        layers += [nn.BatchNorm2d(c_out), nn.GELU()]
+    return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, 10))
+
+
+def windows(images: np.ndarray) -> torch.Tensor:
+    """Every 32x32 crop of the images, their borders reflected: (N, 3, 9, 9, 32, 32), a view."""
+    padded = np.pad(images, ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD)), "reflect")
+    return torch.from_numpy(padded).unfold(2, 32, 1).unfold(3, 32, 1)
+
+
+def augmented(crops: torch.Tensor, generator: torch.Generator, batch: int):
+    """Yield (index, shift, images) over one epoch: each image moved by chance, half mirrored."""
+    for index in torch.randperm(len(crops), generator=generator).split(batch):
+        shift = torch.randint(2 * PAD + 1, (2, len(index)), generator=generator)
+        x = crops[index, :, shift[0], shift[1]].float()
         mirror = torch.rand(len(index), generator=generator) < 0.5
-        yield index, torch.where(mirror[:, None, None, None], crops.flip(-1), crops)
+        x = torch.where(mirror[:, None, None, None], x.flip(-1), x)
+        yield index, shift, x.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def accuracy(net: ResNet8, images: torch.Tensor, labels: torch.Tensor) -> float:
+def logits_of(net: nn.Module, x: torch.Tensor, bfloat16: bool = False) -> torch.Tensor:
+    x = x.float().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        return net(x).float()
+
+
+def accuracy(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
     net.eval()
-    hits = sum(
-        (net(x.float()).argmax(1) == y).sum().item()
-        for x, y in zip(images.split(1000), labels.split(1000), strict=True)
-    )
-    return hits / len(labels)
+    parts = torch.from_numpy(images).split(1000)
+    guesses = torch.cat([logits_of(net, x).argmax(1) for x in parts])
+    return (guesses.numpy() == labels).mean()
 
 
-def train(args: argparse.Namespace) -> ResNet8:
-    train_set, test_set = (
-        [torch.from_numpy(a) for a in load_cifar10(args.data_dir, split)]
-        for split in ("train", "test")
-    )
-    torch.manual_seed(args.seed)
-    net = ResNet8().to(memory_format=torch.channels_last)
+def targets_from(net: nn.Module, crops: torch.Tensor, bfloat16: bool) -> torch.Tensor:
+    """The teacher's logits (3, 3, N, 10) of each image moved by -3, 0 and 3 pixels each way.
+
+    Each is the mean of image and mirror image; any other move is within a pixel of one of them.
+    """
+    net.eval()
+    targets = torch.empty(3, 3, len(crops), 10)
+    for start in tqdm(range(0, len(crops), 1000), "teacher's logits", mininterval=1):
+        part = slice(start, start + 1000)
+        for i, j in np.ndindex(3, 3):
+            x = crops[part, :, 3 * i + 1, 3 * j + 1]
+            both = logits_of(net, x, bfloat16), logits_of(net, x.flip(-1), bfloat16)
+            targets[i, j, part] = sum(both) / 2
+    return targets
+
+
+def distilled(targets: torch.Tensor, labels: torch.Tensor) -> Callable:
+    """The loss of ResNet8: mostly the teacher's softened probabilities, a tenth the labels."""
+
+    def loss(index: torch.Tensor, shift: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        wanted = (targets[shift[0] // 3, shift[1] // 3, index] / TEMPERATURE).softmax(1)
+        # the softened gradient is 1/T^2 of the other: see the paper's section 2
+        soft = TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, wanted)
+        hard = F.cross_entropy(logits, labels[index])
+        return TEACHER_SHARE * soft + (1 - TEACHER_SHARE) * hard
+
+    return loss
+
+
+def fit(
+    net: nn.Module,
+    crops: torch.Tensor,
+    loss_of: Callable,
+    test_set: tuple[np.ndarray, np.ndarray],
+    checkpoint: Path,
+    settings: dict,
+) -> nn.Module:
+    """Train ``net`` in place; goes on from ``checkpoint`` if it was made with these settings."""
+    net = net.to(memory_format=torch.channels_last)
     decay = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
-        [{"params": decay, "weight_decay": args.weight_decay}, {"params": others}],
-        args.lr,
+        [{"params": decay, "weight_decay": settings["weight_decay"]}, {"params": others}],
+        settings["lr"],
         momentum=0.9,
         nesterov=True,
     )
-    steps = -(-len(train_set[1]) // args.batch)
+    epochs, steps = settings["epochs"], -(-len(crops) // settings["batch"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, args.epochs * steps, pct_start=0.1, cycle_momentum=False
+        optimizer, settings["lr"], epochs * steps, pct_start=0.1, cycle_momentum=False
     )
-    settings = {k: getattr(args, k) for k in ("seed", "epochs", "batch", "lr", "weight_decay")}
     parts, done = {"net": net, "optimizer": optimizer, "schedule": schedule}, 0
-    if args.checkpoint.exists():
-        state = torch.load(args.checkpoint, weights_only=True)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
         if state["settings"] != settings:
             raise UnusableInput(
-                f"{args.checkpoint}: made with {state['settings']}, not {settings}; "
-                f"delete it or name another with --checkpoint"
+                f"{checkpoint}: made with {state['settings']}, not {settings}; "
+                f"delete it or name another folder with --checkpoints"
             )
         done = state["epoch"]
         for key, part in parts.items():
             part.load_state_dict(state[key])
-    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
 
-    for epoch in range(done, args.epochs):
+    for epoch in range(done, epochs):
         net.train()
         # one generator an epoch, so that a resumed run draws what an unbroken one would
-        generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
-        hits, seen = 0, 0
+        generator = torch.Generator().manual_seed(settings["seed"] * 100_003 + epoch)
+        total, seen = 0.0, 0
         bar = tqdm(
-            augmented(train_set[0], generator, args.batch),
-            f"epoch {epoch + 1}/{args.epochs}",
+            augmented(crops, generator, settings["batch"]),
+            f"{checkpoint.stem} {epoch + 1}/{epochs}",
             total=steps,
             mininterval=1,
         )
-        for index, x in bar:
-            y = train_set[1][index]
-            x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=not args.float32):
+        for index, shift, x in bar:
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings["bfloat16"]):
                 logits = net(x).float()
-                loss = F.cross_entropy(logits, y)
+                loss = loss_of(index, shift, logits)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            hits, seen = hits + (logits.argmax(1) == y).sum().item(), seen + len(y)
-            bar.set_postfix_str(f"train {hits / seen:.4f}", refresh=False)
+            total, seen = total + loss.item() * len(index), seen + len(index)
+            bar.set_postfix_str(f"loss {total / seen:.4f}", refresh=False)
         state = {key: part.state_dict() for key, part in parts.items()}
-        partial = args.checkpoint.with_suffix(".partial")
+        partial = checkpoint.with_suffix(".partial")
         torch.save(state | {"epoch": epoch + 1, "settings": settings}, partial)
-        partial.replace(args.checkpoint)
-        if (epoch + 1) % 10 == 0 or epoch + 1 == args.epochs:
+        partial.replace(checkpoint)
+        if (epoch + 1) % 10 == 0 or epoch + 1 == epochs:
             print(
-                f"epoch {epoch + 1}: test accuracy {accuracy(net, *test_set):.4f}",
+                f"{checkpoint.stem} {epoch + 1}: test accuracy {accuracy(net, *test_set):.4f}",
                 flush=True,
             )
     return net.eval()
+
+
+def train(args: argparse.Namespace) -> ResNet8:
+    (images, labels), test_set = (load_cifar10(args.data_dir, s) for s in ("train", "test"))
+    crops, labels = windows(images), torch.from_numpy(labels)
+    common = {"seed": args.seed, "bfloat16": not args.float32}
+
+    torch.manual_seed(args.seed)
+    wide, student = teacher(), ResNet8()
+    wide_settings = common | {
+        "epochs": args.teacher_epochs,
+        "batch": 500,
+        "lr": 0.4,
+        "weight_decay": 1e-3,
+    }
+    fit(
+        wide,
+        crops,
+        lambda index, shift, logits: F.cross_entropy(logits, labels[index]),
+        test_set,
+        args.checkpoints / "teacher.pt",
+        wide_settings,
+    )
+    stored = args.checkpoints / "targets.pt"
+    if not stored.exists():
+        torch.save(targets_from(wide, crops, common["bfloat16"]), stored)
+    targets = torch.load(stored, weights_only=True)
+    return fit(
+        student,
+        crops,
+        distilled(targets, labels),
+        test_set,
+        args.checkpoints / "resnet8.pt",
+        common | {k: getattr(args, k) for k in ("epochs", "batch", "lr", "weight_decay")},
+    )
 
 
 def main() -> None:
@@ -225,8 +317,9 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
     parser.add_argument("--out", type=Path, default=Path("models/resnet8.onnx"))
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/resnet8.pt"))
-    parser.add_argument("--epochs", type=int, default=160)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--teacher-epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.15, help="peak of the one-cycle schedule")
     parser.add_argument("--weight-decay", type=float, default=3e-4)
