@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py models/*.onnx models/*.json data/*.npz)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
+STATIC := book/offline.py book/static/book.css book/static/explorer.js
 export PYTHONHASHSEED := 0
 
 .PHONY: book pdf test check notebooks lab models fuzz clean
 
-book: _build/.fresh
+book: _build/.fresh _build/.static
 	$(BIN)/python scripts/build_explorer.py --out book/static
 	$(BIN)/python scripts/build_cheatsheet.py --out book/cheatsheet.md
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -57,6 +58,12 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 # a minute of damaged models against the loader
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_loader.py 60
+
+# Sphinx copies static files only when it writes a page
+_build/.static: $(STATIC)
+	rm -rf _build/.doctrees
+	mkdir -p _build
+	touch $@
 
 # Jupyter Book caches a chapter by its code alone, so a changed library must empty the cache
 _build/.fresh: $(READY) $(LIBRARY)

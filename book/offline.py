@@ -142,8 +142,10 @@ def slim_all(app, exception) -> None:
 
 
 def theme(app, config) -> None:
-    """One search field; source and launch buttons for the repository that publishes."""
+    """One search field; a theme mode; source and launch buttons for the publishing repository."""
     config.html_theme_options["navbar_persistent"] = []
+    # without it the theme's script writes an error to the console
+    config.html_context["default_mode"] = "auto"
     repository = os.environ.get("GITHUB_REPOSITORY")
     if repository:
         config.html_theme_options["repository_url"] = f"https://github.com/{repository}"

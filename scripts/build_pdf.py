@@ -7,7 +7,6 @@ Needs Chromium or Chrome on the PATH.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from playwright.sync_api import sync_playwright
 from pypdf import PdfWriter
 from pypdf.generic import NameObject, TextStringObject
 
+from qlinear.browser import needed_chromium
 from qlinear.errors import UnusableInput, run_command
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # a link to a file of this machine, such as a pixel of the explorer, leads nowhere from a PDF
 DROP_FILE_LINKS = """() => {
     for (const link of document.querySelectorAll("a[href]"))
@@ -54,12 +53,9 @@ def main() -> None:
     parser.add_argument("--site", type=Path, default=Path("_build/singlehtml"))
     parser.add_argument("--out", type=Path, default=Path("_build/book.pdf"))
     args = parser.parse_args()
-    built = args.site / "notebooks" / "00-start.html"
+    built, browser = args.site / "notebooks" / "00-start.html", needed_chromium()
     if not built.exists():
         raise UnusableInput(f"{built} does not exist; make pdf builds it")
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        raise UnusableInput("no Chromium or Chrome found on the PATH; install one")
     # Sphinx writes the page into a folder but its links as if it lay at the top
     page_path = (args.site / "book.html").resolve()
     html = built.read_text(encoding="utf-8")

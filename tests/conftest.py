@@ -1,7 +1,6 @@
 """What the tests share."""
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,6 @@ def needs(condition: bool, what: str) -> None:
     if os.environ.get("REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
     pytest.skip(f"{what} is missing")
-
-
-def chromium() -> str | None:
-    """Path of a Chromium or Chrome on this machine."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="session")
