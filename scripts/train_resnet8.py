@@ -208,6 +208,26 @@ def distilled(targets: torch.Tensor, labels: torch.Tensor) -> Callable:
     return loss
 
 
+def saved(path: Path, settings: dict) -> dict | None:
+    """What an earlier run left at ``path``, if it was made with these settings."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    if state["settings"] != settings:
+        raise UnusableInput(
+            f"{path}: made with {state['settings']}, not {settings}; "
+            f"delete it or name another folder with --checkpoints"
+        )
+    return state
+
+
+def save(path: Path, state: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
 def fit(
     net: nn.Module,
     crops: torch.Tensor,
@@ -231,17 +251,11 @@ def fit(
         optimizer, settings["lr"], epochs * steps, pct_start=0.1, cycle_momentum=False
     )
     parts, done = {"net": net, "optimizer": optimizer, "schedule": schedule}, 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] != settings:
-            raise UnusableInput(
-                f"{checkpoint}: made with {state['settings']}, not {settings}; "
-                f"delete it or name another folder with --checkpoints"
-            )
+    state = saved(checkpoint, settings)
+    if state is not None:
         done = state["epoch"]
         for key, part in parts.items():
             part.load_state_dict(state[key])
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
 
     for epoch in range(done, epochs):
         net.train()
@@ -265,9 +279,7 @@ def fit(
             total, seen = total + loss.item() * len(index), seen + len(index)
             bar.set_postfix_str(f"loss {total / seen:.4f}", refresh=False)
         state = {key: part.state_dict() for key, part in parts.items()}
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(state | {"epoch": epoch + 1, "settings": settings}, partial)
-        partial.replace(checkpoint)
+        save(checkpoint, state | {"epoch": epoch + 1, "settings": settings})
         if (epoch + 1) % 10 == 0 or epoch + 1 == epochs:
             print(
                 f"{checkpoint.stem} {epoch + 1}: test accuracy {accuracy(net, *test_set):.4f}",
@@ -298,13 +310,15 @@ def train(args: argparse.Namespace) -> ResNet8:
         wide_settings,
     )
     stored = args.checkpoints / "targets.pt"
-    if not stored.exists():
-        torch.save(targets_from(wide, crops, common["bfloat16"]), stored)
-    targets = torch.load(stored, weights_only=True)
+    state = saved(stored, wide_settings)
+    if state is None:
+        logits = targets_from(wide, crops, common["bfloat16"])
+        state = {"logits": logits, "settings": wide_settings}
+        save(stored, state)
     return fit(
         student,
         crops,
-        distilled(targets, labels),
+        distilled(state["logits"], labels),
         test_set,
         args.checkpoints / "resnet8.pt",
         common | {k: getattr(args, k) for k in ("epochs", "batch", "lr", "weight_decay")},
