@@ -3,6 +3,7 @@
 import functools
 import http.server
 import importlib.util
+import io
 import json
 import re
 import subprocess
@@ -255,6 +256,7 @@ def test_launch_and_download_buttons_are_there(site, browser):
     html = page.content()
     assert "colab.research.google.com" in html and "mybinder.org" in html
     assert 'href="../_sources/notebooks/02-qlinearconv.ipynb"' in html
+    assert re.search(r'property="og:image" content="https://[^"]+/_static/explorer\.png"', html)
     page.close()
 
 
@@ -273,6 +275,14 @@ def test_the_pdf_holds_the_whole_book():
     addresses = [str(link["/A"].get("/URI", "")) for link in links if "/A" in link]
     assert any("/Dest" in link for link in links)  # from chapter to chapter
     assert not [a for a in addresses if not a.startswith("https://") and a]
+
+
+def test_the_cheat_sheet_prints_on_one_page(site, browser):
+    page = browser.new_page()
+    page.goto(f"{site}/book/cheatsheet.html")
+    pdf = PdfReader(io.BytesIO(page.pdf(format="A4")))
+    assert len(pdf.pages) == 1 and "Your model, your design" in pdf.pages[0].extract_text()
+    page.close()
 
 
 def flat(outline: list) -> list:
