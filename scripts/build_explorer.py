@@ -34,8 +34,7 @@ def packed(array: np.ndarray) -> str:
 
 def short(name: str) -> str:
     """A node's or tensor's name as the page shows it."""
-    name = name.removesuffix("_quantized").removesuffix("_out").removesuffix("_quant")
-    return name
+    return name.removesuffix("_quantized").removesuffix("_out").removesuffix("_quant")
 
 
 def conv(model: Model, node: Node, values: dict[str, np.ndarray]) -> dict:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from playwright.sync_api import sync_playwright
 from pypdf import PdfWriter
 from pypdf.generic import NameObject, TextStringObject
 
-from qlinear.browser import needed_chromium
+from qlinear.browser import opened
 from qlinear.errors import UnusableInput, run_command
 
 # a link to a file of this machine, such as a pixel of the explorer, leads nowhere from a PDF
@@ -53,19 +52,14 @@ def main() -> None:
     parser.add_argument("--site", type=Path, default=Path("_build/singlehtml"))
     parser.add_argument("--out", type=Path, default=Path("_build/book.pdf"))
     args = parser.parse_args()
-    built, browser = args.site / "notebooks" / "00-start.html", needed_chromium()
+    built = args.site / "notebooks" / "00-start.html"
     if not built.exists():
         raise UnusableInput(f"{built} does not exist; make pdf builds it")
     # Sphinx writes the page into a folder but its links as if it lay at the top
-    page_path = (args.site / "book.html").resolve()
+    whole = args.site / "book.html"
     html = built.read_text(encoding="utf-8")
-    page_path.write_text(
-        html.replace(f'href="notebooks/{built.name}#', 'href="#'), encoding="utf-8"
-    )
-    with sync_playwright() as tools:
-        page = tools.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
-        page.emulate_media(media="print", color_scheme="light")
-        page.goto(page_path.as_uri())
+    whole.write_text(html.replace(f'href="notebooks/{built.name}#', 'href="#'), encoding="utf-8")
+    with opened(whole) as page:
         page.evaluate(DROP_FILE_LINKS)
         page.pdf(
             path=args.out,

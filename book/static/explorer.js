@@ -5,6 +5,16 @@
 // ONNX Runtime's own outputs are in explorer-ort-NN.js, one file an image, loaded when it is chosen.
 "use strict";
 
+function loadScript(address) {
+  return new Promise((done, failed) => {
+    const script = document.createElement("script");
+    script.src = address;
+    script.onload = done;
+    script.onerror = failed;
+    document.head.append(script);
+  });
+}
+
 function startExplorers(data, base) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const int8 = (text) => new Int8Array(bytes(text).buffer);
@@ -120,13 +130,7 @@ function startExplorers(data, base) {
 
   function loadOracle(image) {
     if (oracle[image]) return Promise.resolve();
-    return new Promise((done, failed) => {
-      const script = document.createElement("script");
-      script.src = `${base}explorer-ort-${String(image).padStart(2, "0")}.js`;
-      script.onload = done;
-      script.onerror = failed;
-      document.head.append(script);
-    });
+    return loadScript(`${base}explorer-ort-${String(image).padStart(2, "0")}.js`);
   }
 
   function theirs(image, node, m, y, x) {
@@ -369,10 +373,7 @@ function startExplorers(data, base) {
   const watch = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();
-    const script = document.createElement("script");
-    script.src = `${base}explorer-data.js`;
-    script.onload = () => startExplorers(window.QLINEAR_EXPLORER, base);
-    document.head.append(script);
+    loadScript(`${base}explorer-data.js`).then(() => startExplorers(window.QLINEAR_EXPLORER, base));
   }, { rootMargin: "400px" });
   for (const root of document.querySelectorAll("[data-explorer]")) watch.observe(root);
 })();
