@@ -13,7 +13,7 @@ from qlinear.onnx_model import Model, Node
 from qlinear.ort import tensors
 from qlinear.qgemm import qgemm
 from qlinear.qlinear_add import qlinear_add
-from qlinear.qlinear_conv import qlinear_conv
+from qlinear.qlinear_conv_fast import qlinear_conv
 from qlinear.qlinear_global_average_pool import qlinear_global_average_pool
 from qlinear.qlinear_matmul import qlinear_matmul
 from qlinear.quantize_linear import quantize_linear

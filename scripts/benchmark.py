@@ -4,8 +4,8 @@
     python scripts/benchmark.py [MODEL]
 
 onnx.reference has no com.microsoft operators, so it runs the QLinearConv layers alone, one by one
-on the network's own activations, and so do we for that ratio. Our matrix products use NumPy's BLAS;
-on a busy machine set OPENBLAS_NUM_THREADS=1 for steadier numbers.
+on the network's own activations, and so do we for that ratio. Of every function the best of as many
+calls as fit into --seconds counts, at least one.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from qlinear.ort import session, single_node, tensors
 from qlinear.validate import convolutions
 
 
-def best(function: Callable[[], object], seconds: float = 1.0) -> float:
+def best(function: Callable[[], object], seconds: float) -> float:
     """Least time of one call, over as many calls as fit into ``seconds`` (at least one)."""
     least, until = float("inf"), time.perf_counter() + seconds
     while True:
@@ -39,16 +39,16 @@ def best(function: Callable[[], object], seconds: float = 1.0) -> float:
             return least
 
 
-def time_layers(model: Model, x: np.ndarray) -> tuple[float, float]:
+def time_layers(model: Model, x: np.ndarray, each: float) -> tuple[float, float]:
     """Seconds for all QLinearConv layers: ours, and onnx.reference's."""
     values = tensors(model, x)
     layers = convolutions(model)
-    ours = sum(best(lambda n=node: compute(model, n, values), 0.2) for node in layers)
+    ours = sum(best(lambda n=node: compute(model, n, values), each) for node in layers)
     theirs = 0.0
     for node in layers:
         feeds = {node.inputs[0]: values[node.inputs[0]]}
         evaluator = ReferenceEvaluator(single_node(model, node.name, feeds[node.inputs[0]]))
-        theirs += best(lambda e=evaluator, f=feeds: e.run(None, f), 0)
+        theirs += best(lambda e=evaluator, f=feeds: e.run(None, f), each)
     return ours, theirs
 
 
@@ -59,6 +59,7 @@ def main() -> None:
     default = Path("models/resnet8_int8.onnx")
     parser.add_argument("model", type=Path, nargs="?", default=default)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 100], metavar="N")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each of 21 timings")
     args = parser.parse_args()
     model = load(args.model)
     images = load_samples()[0].astype(np.float32)
@@ -67,11 +68,11 @@ def main() -> None:
     print(f"{args.model}, onnx {onnx.__version__}, numpy {np.__version__}")
     for batch in args.batch:
         x = np.resize(images, (batch, *images.shape[1:]))
-        ours = best(lambda x=x: run(model, x), 2)
+        ours = best(lambda x=x: run(model, x), args.seconds)
         ort_one, ort_all = (
-            best(lambda x=x, s=s: s.run(None, {x_name: x}), 1) for s in (one, every)
+            best(lambda x=x, s=s: s.run(None, {x_name: x}), args.seconds) for s in (one, every)
         )
-        layers, reference = time_layers(model, x)
+        layers, reference = time_layers(model, x, args.seconds)
         print(f"\nbatch {batch}")
         for name, seconds in (
             ("ours, whole network", ours),

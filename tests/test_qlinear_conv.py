@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from qlinear import arithmetic as ar
 from qlinear import qlinear_conv as qc
+from qlinear import qlinear_conv_fast as fast
 from qlinear.cifar10 import load_samples
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import conv_arguments, from_proto, load, with_constants
@@ -63,6 +64,7 @@ def test_half_up_rounding_is_found(monkeypatch):
     inputs = tie_inputs()
     theirs = run_operator("QLinearConv", inputs)
     assert (qc.qlinear_conv(**inputs) == theirs).all()
+    assert (fast.qlinear_conv(**inputs) == theirs).all()
     monkeypatch.setattr(qc.np, "rint", lambda v: np.floor(v + np.float32(0.5)))
     assert (qc.qlinear_conv(**inputs) != theirs).any()
 
@@ -198,6 +200,76 @@ def test_any_legal_convolution_equals_ort(case):
     ours = qc.qlinear_conv(**inputs, **attributes)
     assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
     assert (ours == theirs).all()
+
+
+CACHES = (1, 3_000, 10_000, 30_000, 100_000, 1 << 20)  # bytes: images one by one to all at once
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(convs(), st.integers(1, 24), st.integers(0, 9), st.sampled_from(CACHES))
+def test_the_fast_convolution_equals_the_plain_one(case, images, more, cache):
+    inputs, attributes = case
+    inputs["x"] = np.resize(inputs["x"], (images, *inputs["x"].shape[1:]))
+    if "pads" in attributes:  # beyond what ONNX Runtime takes: wider than the kernel and the image
+        attributes["pads"] = [pad + more * (i % 2) for i, pad in enumerate(attributes["pads"])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "THREADS", 3)
+        patch.setattr(fast, "CACHE", cache)
+        ours = fast.qlinear_conv(**inputs, **attributes)
+    plain = qc.qlinear_conv(**inputs, **attributes)
+    assert ours.dtype == plain.dtype and ours.shape == plain.shape
+    assert (ours == plain).all()
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (2, 2)])
+def test_the_fast_convolution_pads_wider_than_the_kernel(kernel):
+    inputs = tie_inputs()
+    rng = np.random.default_rng(0)
+    inputs["x"] = rng.integers(-128, 128, (3, 2, 4, 5)).astype(np.int8)
+    inputs["w"] = rng.integers(-128, 128, (64, 2, *kernel)).astype(np.int8)
+    inputs.update(x_zero_point=np.int8(-5), y_scale=np.float32(90))
+    plain = qc.qlinear_conv(**inputs, pads=[2, 7, 1, 3])
+    assert len(np.unique(plain)) > 200
+    assert (fast.qlinear_conv(**inputs, pads=[2, 7, 1, 3]) == plain).all()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(convs())
+def test_no_sum_of_the_fast_convolution_passes_its_bound(case):
+    inputs, attributes = case
+    x, w, zero = inputs["x"], inputs["w"], inputs["x_zero_point"]
+    weights, constant = fast.folded(int(zero), w, inputs["w_zero_point"], inputs["B"])
+    low, high = qc.accumulator_range(w, inputs["w_zero_point"], x.dtype, x.dtype.type(0), constant)
+    largest = fast.largest_sum(weights, constant, x.dtype)
+    assert max(-low.min(), high.max()) <= largest
+    # and the folded sum is the one of the two stages
+    geo = qc.geometry(x.shape, w.shape, **attributes)
+    columns = qc.patches(qc.pad(x, zero, geo).astype(np.int64), geo)
+    sums = (weights.reshape(geo.group, -1, weights.shape[1]) @ columns).reshape(
+        len(x), len(w), *geo.out
+    )
+    assert (
+        sums + ar.per_channel(constant, sums.ndim) == qc.stages(**inputs, **attributes).acc
+    ).all()
+
+
+def test_the_fast_convolution_leaves_sums_beyond_24_bits_to_the_plain_one(monkeypatch):
+    # the way to a small sum leads past 2**24, where float32 has no odd integers
+    taps = 4608  # a 3x3 layer of 512 channels
+    rng = np.random.default_rng(0)
+    inputs = dict(
+        x=rng.integers(0, 128, (1, taps, 1, 1)).astype(np.int8), x_scale=np.float32(1),
+        x_zero_point=np.int8(0), w=rng.integers(60, 128, (64, taps, 1, 1)).astype(np.int8),
+        w_scale=np.float32(1), w_zero_point=np.int8(0), y_scale=np.float32(1),
+        y_zero_point=np.int8(0),
+    )  # fmt: skip
+    acc = qc.stages(**inputs).acc
+    assert (acc > 2**24).all()
+    inputs["B"] = -acc.reshape(64)
+    theirs = run_operator("QLinearConv", inputs)
+    assert (fast.qlinear_conv(**inputs) == theirs).all()
+    monkeypatch.setattr(fast, "largest_sum", lambda *_: 0)
+    assert (fast.qlinear_conv(**inputs) != theirs).any()
 
 
 @pytest.mark.parametrize(
