@@ -55,7 +55,7 @@ def equations() -> Callable[[re.Match], str]:
 
 
 MATH = re.compile(
-    r'(<(?:span|div) class="math[^>]*>(?:\s*<span class="eqno">.*?</a></span>)?)'
+    r'(<(?:span|div) class="math[^>]*>(?:\s*<span class="eqno">.*?</a></span>)?)\s*'
     r"(\\\(.*?\\\)|\\\[.*?\\\])(</(?:span|div)>)",
     re.DOTALL,
 )

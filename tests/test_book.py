@@ -222,7 +222,7 @@ def test_no_page_weighs_a_megabyte(site, browser):
 def test_icons_and_equations_are_drawn_without_scripts(site, browser):
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(f"{site}/notebooks/02-qlinearconv.html")
-    assert page.locator(".katex-display .katex-html").count() == 2
+    assert page.locator(".katex-display .katex-html").count() == 3
     for name in pages():
         html = (HTML / name).read_text()
         assert not re.search(r"fontawesome\.js|katex\.min\.js|katex-error", html), name
