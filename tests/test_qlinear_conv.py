@@ -1,5 +1,8 @@
 """QLinearConv against ONNX Runtime, and proof that the comparison can fail."""
 
+import multiprocessing
+import os
+
 import numpy as np
 import pytest
 from conftest import MODELS, QUANTIZED
@@ -231,6 +234,18 @@ def test_the_fast_convolution_pads_wider_than_the_kernel(kernel):
     plain = qc.qlinear_conv(**inputs, pads=[2, 7, 1, 3])
     assert len(np.unique(plain)) > 200
     assert (fast.qlinear_conv(**inputs, pads=[2, 7, 1, 3]) == plain).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_the_fast_convolution_runs_in_a_forked_process(monkeypatch):
+    monkeypatch.setattr(fast, "THREADS", 2)
+    inputs = tie_inputs()
+    inputs["x"] = np.zeros((2, 1, 1, 1), np.int8)
+    ours = fast.qlinear_conv(**inputs)  # starts the threads
+    with multiprocessing.get_context("fork").Pool(1) as child:
+        theirs = child.apply_async(fast.qlinear_conv, kwds=inputs).get(timeout=60)
+    assert (ours == theirs).all()
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
