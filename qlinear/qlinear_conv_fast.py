@@ -36,17 +36,17 @@ BLOCK = 100  # positions in one call of BLAS: so few that OpenBLAS multiplies th
 
 @dataclass(frozen=True)
 class Layout:
-    """How an image lies in memory, padded, and where the inputs of a tap are; lengths in elements.
+    """How a padded image lies in memory, and where a tap's inputs are; lengths in elements.
 
-    Neighbouring rows share the padding between them. ``rows`` of ``row`` positions are computed,
-    ``count`` in all; at stride 1 a row of positions is a whole row of the padded image.
+    At stride 1 neighbouring rows share the padding between them, and a tap runs over whole rows of
+    the image, so some positions are computed only to be dropped. At other strides none are.
     """
 
     size: tuple[int, ...]  # of the spatial axes
     pitch: tuple[int, ...]  # from one element of a spatial axis to the next
     wide: tuple[int, ...]  # positions that are computed, per axis
     positions: tuple[tuple[int, int], ...]  # (count, step) of the axes over which a tap moves
-    beyond: int  # elements read past the last image
+    beyond: int  # elements that may be read past the last image
 
     @property
     def count(self) -> int:
