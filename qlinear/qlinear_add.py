@@ -81,7 +81,9 @@ def qlinear_add(
     info = np.iinfo(A.dtype)
     every = np.arange(info.min, info.max + 1, dtype=A.dtype)
     table = _add(every[:, None], every, factors)
-    return table[A.astype(np.intp) - info.min, B.astype(np.intp) - info.min]
+    # one index into the table, row by row, reads several times as fast as two
+    start = np.multiply(A, len(every), dtype=np.intp)
+    return np.take(table, start + B - info.min * (len(every) + 1))
 
 
 def _add(A: np.ndarray, B: np.ndarray, factors: tuple) -> np.ndarray:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -99,17 +100,26 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+_sharing = Lock()
+
+
 def share(work: Callable[[int, int], None], count: int) -> None:
-    """Call ``work(first, last)`` for equal parts of ``range(count)``, each in its own thread."""
+    """Call ``work(first, last)`` for equal parts of ``range(count)``, each in its own thread.
+
+    A caller that comes while another is at it does all of its work itself.
+    """
     parts = min(THREADS, count)
-    if parts < 2:
+    if parts < 2 or not _sharing.acquire(blocking=False):
         return work(0, count)
     cuts = [count * part // parts for part in range(parts + 1)]
-    with _blas().limit(limits=1, user_api="blas"):  # a thread of ours runs BLAS in one thread
-        others = [_pool().submit(work, *cuts[part : part + 2]) for part in range(1, parts)]
-        work(*cuts[:2])
-        for other in others:
-            other.result()
+    try:
+        with _blas().limit(limits=1, user_api="blas"):  # a thread of ours runs BLAS in one thread
+            others = [_pool().submit(work, *cuts[part : part + 2]) for part in range(1, parts)]
+            work(*cuts[:2])
+            for other in others:
+                other.result()
+    finally:
+        _sharing.release()
 
 
 def qlinear_conv(

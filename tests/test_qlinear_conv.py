@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import MODELS, QUANTIZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from qlinear import arithmetic as ar
 from qlinear import qlinear_conv as qc
@@ -246,6 +248,18 @@ def test_the_fast_convolution_runs_in_a_forked_process(monkeypatch):
     with multiprocessing.get_context("fork").Pool(1) as child:
         theirs = child.apply_async(fast.qlinear_conv, kwds=inputs).get(timeout=60)
     assert (ours == theirs).all()
+
+
+def test_fast_convolutions_at_once_leave_blas_its_threads(monkeypatch):
+    monkeypatch.setattr(fast, "THREADS", 2)
+    inputs = tie_inputs()
+    inputs["x"] = np.zeros((64, 1, 8, 8), np.int8)
+    plain = qc.qlinear_conv(**inputs)
+    before = ThreadpoolController().info()
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: fast.qlinear_conv(**inputs), range(200)))
+    assert all((y == plain).all() for y in done)
+    assert ThreadpoolController().info() == before
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
