@@ -28,7 +28,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from qlinear import qlinear_conv as qc
-from qlinear.arithmetic import centred, requantization_scale
+from qlinear.arithmetic import centred, exact_float, requantization_scale
 
 THREADS = min(os.cpu_count() or 1, 4)
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
@@ -80,7 +80,10 @@ def folded(
 
 
 def largest_sum(weights: np.ndarray, constant: np.ndarray, x_dtype: np.dtype) -> int:
-    """What no sum of a channel's products, in any order and however far, passes in magnitude."""
+    """What no sum of a channel's products, in any order and however far, passes in magnitude.
+
+    Coarser than :func:`qlinear.qlinear_conv.accumulator_range`, but cheap enough for every call.
+    """
     info = np.iinfo(x_dtype)
     products = np.abs(weights).sum(axis=1, dtype=np.int64) * max(-info.min, info.max)
     return int((products + np.abs(constant)).max())
@@ -140,7 +143,7 @@ def qlinear_conv(
     geo = qc.geometry(x.shape, w.shape, **attributes)
     x_zero, y_zero = (np.asarray(z).item() for z in (x_zero_point, y_zero_point))
     weights, constant = folded(x_zero, w, w_zero_point, B)
-    if largest_sum(weights, constant, x.dtype) > 2**24:
+    if exact_float(largest_sum(weights, constant, x.dtype)) is not np.float32:
         return qc.stages(*inputs, **attributes).y
 
     (M, taps), C, group = weights.shape, x.shape[1], geo.group
@@ -152,14 +155,14 @@ def qlinear_conv(
 
     lay = layout(x.shape[2:], geo)
     plane = lay.size[0] * lay.pitch[0]
-    rows = lay.wide[0]  # of positions, in one call of BLAS
-    while rows % 2 == 0 and rows * lay.count // lay.wide[0] > BLOCK:
+    row = lay.count // lay.wide[0]  # positions in a row
+    rows = lay.wide[0]  # in one call of BLAS
+    while rows % 2 == 0 and rows * row > BLOCK:
         rows //= 2
 
     def blocks(a: np.ndarray) -> np.ndarray:
         """(images, ..., count) to (images, group, blocks, ..., positions of a block), a view."""
-        parts = (lay.wide[0] // rows, rows * lay.count // lay.wide[0])
-        return a.reshape(len(a), group, -1, *parts).swapaxes(2, 3)
+        return a.reshape(len(a), group, -1, lay.wide[0] // rows, rows * row).swapaxes(2, 3)
 
     def work(first: int, last: int) -> None:
         n = max(1, min(last - first, CACHE // 2 // (4 * M * lay.count + C * plane)))
