@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-LIBRARY := $(wildcard qlinear/*.py models/*.onnx models/*.json data/*.npz)
+LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
 STATIC := book/offline.py book/static/book.css book/static/explorer.js
 export PYTHONHASHSEED := 0
@@ -12,14 +12,14 @@ export PYTHONHASHSEED := 0
 .PHONY: book pdf test check notebooks lab models fuzz clean
 
 book: _build/.fresh _build/.static
-	$(BIN)/python scripts/build_explorer.py --out book/static
-	$(BIN)/python scripts/build_cheatsheet.py --out book/cheatsheet.md
+	$(BIN)/python -m tools.explorer_data --out book/static
+	$(BIN)/python -m tools.cheatsheet --out book/cheatsheet.md
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "open _build/html/index.html"
 
 pdf: book
 	$(BIN)/jupyter-book build . --builder custom --custom-builder singlehtml -W -n --keep-going
-	$(BIN)/python scripts/build_pdf.py
+	$(BIN)/python -m tools.pdf
 
 test: check book
 	$(BIN)/python -m pytest -q tests
@@ -33,7 +33,7 @@ check: $(READY)
 
 # run the chapters and store their outputs
 notebooks: $(READY)
-	$(BIN)/python scripts/execute_notebooks.py
+	$(BIN)/python -m tools.execute
 
 lab: $(READY)
 	$(BIN)/python -m pip install -q jupyterlab

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from qlinear import arithmetic as ar
-from qlinear import qdq, vectors, worked
-from qlinear import qlinear_conv as qc
-from qlinear.cifar10 import load_samples
-from qlinear.engine import OPERATORS, TensorCheck, check_tensor, compare, compute
+from qlinear import explain as worked
+from qlinear import qdq, vectors
+from qlinear.engine import TensorCheck, check_tensor, compare, compute
 from qlinear.errors import UnusableInput, run_command
+from qlinear.inputs import load_samples, read_input
 from qlinear.onnx_model import CONV_INPUTS, Model, Node, conv_arguments, load
+from qlinear.operators import OPERATORS
+from qlinear.operators import arithmetic as ar
+from qlinear.operators import qlinear_conv as qc
 from qlinear.ort import tensors
-from qlinear.validate import convolutions, describe, read_input
+from qlinear.validate import convolutions, describe
 
 EXAMPLES = """examples:
   python -m qlinear inspect models/resnet8_int8.onnx

@@ -1,43 +1,14 @@
 """Run a whole quantized model by the reference, and compare every tensor with ONNX Runtime."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from qlinear.dequantize_linear import dequantize_linear
 from qlinear.errors import UnusableInput
-from qlinear.integer_products import conv_integer, matmul_integer
 from qlinear.onnx_model import Model, Node
+from qlinear.operators import OPERATORS
 from qlinear.ort import tensors
-from qlinear.qgemm import qgemm
-from qlinear.qlinear_add import qlinear_add
-from qlinear.qlinear_conv_fast import qlinear_conv
-from qlinear.qlinear_global_average_pool import qlinear_global_average_pool
-from qlinear.qlinear_matmul import qlinear_matmul
-from qlinear.quantize_linear import quantize_linear
-
-
-def flatten(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
-    """ONNX's Flatten: the axes before ``axis`` become one, the others another."""
-    axis = axis % x.ndim if axis < 0 else axis
-    return x.reshape(math.prod(x.shape[:axis]), -1)
-
-
-# (domain, operator) to the function that computes it from its inputs and attributes
-OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
-    ("", "ConvInteger"): conv_integer,
-    ("", "DequantizeLinear"): dequantize_linear,
-    ("", "Flatten"): flatten,
-    ("", "MatMulInteger"): matmul_integer,
-    ("", "QLinearConv"): qlinear_conv,
-    ("", "QLinearMatMul"): qlinear_matmul,
-    ("", "QuantizeLinear"): quantize_linear,
-    ("com.microsoft", "QGemm"): qgemm,
-    ("com.microsoft", "QLinearAdd"): qlinear_add,
-    ("com.microsoft", "QLinearGlobalAveragePool"): qlinear_global_average_pool,
-}
 
 
 @dataclass(frozen=True)

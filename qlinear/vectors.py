@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qlinear import hardware as hw
-from qlinear import qlinear_conv as qc
-from qlinear.arithmetic import requantization_scale
 from qlinear.errors import UnusableInput
+from qlinear.hardware import requantizers
 from qlinear.onnx_model import Model, Node, conv_arguments
+from qlinear.operators import qlinear_conv as qc
+from qlinear.operators.arithmetic import requantization_scale
 from qlinear.ort import tensors
 
 VERSION = 1
@@ -55,8 +55,8 @@ class Layer:
         return np.ascontiguousarray(scale)
 
     def constants(self) -> dict[str, np.ndarray]:
-        mantissa, shift = hw.float32_parts(self.scale)
-        multiplier, right_shift = hw.fixed_point(self.scale, 31)
+        mantissa, shift = requantizers.float32_parts(self.scale)
+        multiplier, right_shift = requantizers.fixed_point(self.scale, 31)
         bias = self.arguments.get("B", np.zeros(len(self.arguments["w"]), np.int32))
         return {
             "w": self.arguments["w"],
@@ -210,7 +210,9 @@ def _write_image(
         _write_hex(target / f"image{index:02d}_{name}.hex", array)
     np.savez_compressed(target / f"image{index:02d}.npz", **constants, **image)
     zero = arguments["y_zero_point"]
-    fixed = hw.requantize_fixed(st.acc, constants["multiplier"], constants["right_shift"], zero)
+    fixed = requantizers.requantize_fixed(
+        st.acc, constants["multiplier"], constants["right_shift"], zero
+    )
     layers[node.name]["fixed_point_differs"] += int((fixed != y).sum())
 
 

@@ -9,20 +9,17 @@ calls as fit into --seconds counts, at least one.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from qlinear.cifar10 import load_samples
 from qlinear.engine import compute, run
 from qlinear.errors import run_command
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.ort import session, single_node, tensors
 from qlinear.validate import convolutions
@@ -52,7 +49,7 @@ def time_layers(model: Model, x: np.ndarray, each: float) -> tuple[float, float]
     return ours, theirs
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +57,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", default=default)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 100], metavar="N")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of 21 timings")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     model = load(args.model)
     images = load_samples()[0].astype(np.float32)
     one, every = (session(model.proto, threads=n) for n in (1, 0))

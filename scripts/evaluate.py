@@ -10,23 +10,20 @@ Takes minutes on two cores. Exit status: 1 if an element differs.
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tqdm import tqdm
 
-from qlinear.cifar10 import load_cifar10
 from qlinear.errors import UnusableInput, run_command
-from qlinear.evaluate import compare_forms, evaluate
 from qlinear.onnx_model import load
+from study.cifar10 import load_cifar10
+from study.evaluate import compare_forms, evaluate
 
 FILES = ("resnet8", "resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,7 +34,7 @@ def main() -> int:
     parser.add_argument(
         "--images", type=int, default=10_000, help="how many images, from the first"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.images < 1:
         raise UnusableInput(f"--images is {args.images}: at least 1 needed")
     images, labels = load_cifar10(args.data_dir, "test")

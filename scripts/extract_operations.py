@@ -8,17 +8,14 @@ writes models/resnet8_int8_operations.json; models/operations.schema.json descri
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from qlinear.describe import extract
 from qlinear.errors import run_command
 from qlinear.onnx_model import load
-from qlinear.operations import extract
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,7 +27,7 @@ def main() -> None:
         help="ONNX model",
     )
     parser.add_argument("--out", type=Path, help="JSON file (default: MODEL_operations.json)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     out = args.out or args.model.with_name(f"{args.model.stem}_operations.json")
     text = json.dumps(extract(load(args.model)), indent=1) + "\n"
     partial = out.with_suffix(".partial")

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qlinear import validate as v
 from qlinear.errors import UnusableInput, run_command
+from qlinear.inputs import read_input
 from qlinear.onnx_model import load
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,7 +30,7 @@ def main() -> int:
     which.add_argument("--all", action="store_true", help="check every QLinearConv node")
     parser.add_argument("--input", type=Path, help="an image or .npy file (default: a sample)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     model = load(args.model)
     nodes = v.convolutions(model)
@@ -42,7 +43,7 @@ def main() -> int:
             )
     elif not args.all:
         nodes = nodes[:1]
-    checks = v.validate(model, nodes, v.read_input(model, args.input))
+    checks = v.validate(model, nodes, read_input(model, args.input))
 
     if args.json:
         print(v.report_json(model, checks))

@@ -19,10 +19,10 @@ from conftest import ROOT, needs
 from fontTools.ttLib import TTFont
 from pypdf import PdfReader
 
-from qlinear.browser import chromium
-from qlinear.cifar10 import load_samples
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.ort import tensors
+from tools.browser import chromium
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HTML = ROOT / "_build" / "html"
@@ -80,8 +80,8 @@ def test_one_repository_is_named():
 
 def test_the_cheat_sheet_is_made_of_the_chapters_boxes(tmp_path):
     out = tmp_path / "cheatsheet.md"
-    command = [sys.executable, ROOT / "scripts" / "build_cheatsheet.py", "--out", out]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "tools.cheatsheet", "--out", out]
+    subprocess.run(command, check=True, cwd=ROOT)
     text = out.read_text()
     assert text.count("\n## ") == len(CHAPTERS) - 1
     assert "**Pad with `x_zero_point`**, not with 0." in text
@@ -89,9 +89,16 @@ def test_the_cheat_sheet_is_made_of_the_chapters_boxes(tmp_path):
 
 def test_a_new_chapter_already_passes(tmp_path):
     (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
-    script = ROOT / "scripts" / "new_chapter.py"
-    command = [sys.executable, script, "11-my-subject", "My subject", "--root", tmp_path]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tools.new_chapter",
+        "11-my-subject",
+        "My subject",
+        "--root",
+        tmp_path,
+    ]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     path = tmp_path / "notebooks" / "11-my-subject.ipynb"
     for check in (
         test_every_cell_was_run_in_order, test_cells_are_short_and_introduced,
@@ -99,7 +106,7 @@ def test_a_new_chapter_already_passes(tmp_path):
     ):  # fmt: skip
         check(path)
     assert "notebooks/11-my-subject" in (tmp_path / "_toc.yml").read_text()
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 2 and "exists already" in again.stderr
 
 

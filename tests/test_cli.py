@@ -12,12 +12,13 @@ import pytest
 from conftest import MODELS, ROOT, needs
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
+from qlinear.inputs import load_samples
 
-from qlinear import qdq, quantize, vectors
-from qlinear.cifar10 import load_samples
+from qlinear import qdq, vectors
 from qlinear.engine import run
 from qlinear.onnx_model import load, with_constants
 from qlinear.ort import operator_model
+from study import quantize
 
 BOOK = MODELS / "resnet8_int8.onnx"
 

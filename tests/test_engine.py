@@ -8,10 +8,11 @@ import pytest
 from conftest import MODELS, QUANTIZED
 from onnx.backend.test.loader import load_model_tests
 
-from qlinear.cifar10 import load_samples
-from qlinear.engine import OPERATORS, compare, run
+from qlinear.engine import compare, run
 from qlinear.errors import UnusableInput
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import from_proto, load, with_constants
+from qlinear.operators import OPERATORS
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

@@ -7,14 +7,14 @@ from functools import partial
 import numpy as np
 import pytest
 from conftest import MODELS
+from qlinear.inputs import load_samples
 
-from qlinear import analog, bit_widths, quantize
-from qlinear import arithmetic as ar
-from qlinear import hardware as hw
-from qlinear import qlinear_conv as qc
-from qlinear.cifar10 import load_samples
 from qlinear.engine import run
+from qlinear.hardware import accumulators, analog, proofs, requantizers, variants
 from qlinear.onnx_model import conv_arguments, load
+from qlinear.operators import arithmetic as ar
+from qlinear.operators import qlinear_conv as qc
+from study import bit_widths, quantize
 
 PIXELS = load_samples()[0][:2].astype(np.float32)
 
@@ -33,13 +33,13 @@ def differing(model, exact, operators) -> int:
     ("options", "same"),
     [
         ({}, True),
-        ({"accumulator": partial(hw.wrap, bits=24)}, True),
-        ({"accumulator": partial(hw.wrap, bits=14)}, False),
-        ({"accumulator": partial(hw.clamp, bits=24)}, True),
-        ({"accumulator": partial(hw.clamp, bits=14)}, False),
-        ({"summation": partial(hw.saturating_sum, bits=24, tile=16)}, True),
-        ({"summation": partial(hw.saturating_sum, bits=16)}, False),
-        ({"requantizer": hw.requantize_as_float32}, True),
+        ({"accumulator": partial(accumulators.wrap, bits=24)}, True),
+        ({"accumulator": partial(accumulators.wrap, bits=14)}, False),
+        ({"accumulator": partial(accumulators.clamp, bits=24)}, True),
+        ({"accumulator": partial(accumulators.clamp, bits=14)}, False),
+        ({"summation": partial(accumulators.saturating_sum, bits=24, tile=16)}, True),
+        ({"summation": partial(accumulators.saturating_sum, bits=16)}, False),
+        ({"requantizer": requantizers.requantize_as_float32}, True),
         ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=9))}, True),
         ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=8))}, False),
         ({"summation": partial(analog.array_sum, array=analog.Array(64, 1, 7))}, True),
@@ -48,16 +48,16 @@ def differing(model, exact, operators) -> int:
     ],
 )
 def test_which_arithmetic_is_exact(model, exact, options, same):
-    assert (differing(model, exact, hw.operators_with(**options)) == 0) == same
+    assert (differing(model, exact, variants.operators_with(**options)) == 0) == same
 
 
 def test_wrapping_is_arithmetic_modulo_a_power_of_two():
     acc = np.arange(-40_000, 40_000)
-    assert (hw.wrap(acc, 16) == acc.astype(np.int16)).all()
-    assert hw.wrap(np.array(576 * 127 * 127), 16) == -15_808
+    assert (accumulators.wrap(acc, 16) == acc.astype(np.int16)).all()
+    assert accumulators.wrap(np.array(576 * 127 * 127), 16) == -15_808
 
 
-@pytest.mark.parametrize("rounding", hw.ROUNDINGS)
+@pytest.mark.parametrize("rounding", requantizers.ROUNDINGS)
 def test_shift_right_rounds_as_named(rounding):
     values, shift = np.arange(-64, 65), np.int64(3)
     real = values / 8
@@ -67,13 +67,13 @@ def test_shift_right_rounds_as_named(rounding):
         "half away": np.sign(real) * np.floor(np.abs(real) + 0.5),
         "truncate": np.floor(real),
     }[rounding]
-    assert (hw.shift_right(values, shift, rounding) == wanted).all()
+    assert (requantizers.shift_right(values, shift, rounding) == wanted).all()
 
 
 def test_fixed_point_multipliers_have_their_width():
     scale = np.exp(np.random.default_rng(0).uniform(-15, 3, 1000)).astype(np.float32)
     for bits in (4, 8, 16, 24, 31):
-        multiplier, shift = hw.fixed_point(scale, bits)
+        multiplier, shift = requantizers.fixed_point(scale, bits)
         assert (multiplier >= 1 << bits - 1).all() and (multiplier < 1 << bits).all()
         error = np.abs(multiplier * 2.0 ** -shift.astype(float) / scale - 1)
         assert error.max() <= 2.0**-bits
@@ -88,7 +88,7 @@ def test_integer_form_of_the_float32_chain_is_equal_everywhere():
         acc = rng.integers(-(2**24) + 1, 2**24, (1, 8, 5000)).astype(np.int32)
         acc[..., 2000:] //= 2 ** rng.integers(0, 20, (8, 3000))
         wanted = ar.requantize(acc, scale, zero)
-        assert (hw.requantize_as_float32(acc, scale, zero) == wanted).all()
+        assert (requantizers.requantize_as_float32(acc, scale, zero) == wanted).all()
 
 
 def test_thresholds_describe_a_requantizer_completely(model):
@@ -98,7 +98,7 @@ def test_thresholds_describe_a_requantizer_completely(model):
     )
     zero = args["y_zero_point"]
     low, high = np.full(32, -30_000), np.full(32, 30_000)
-    edges = hw.thresholds(lambda acc: ar.requantize(acc, scale, zero), low, high)
+    edges = proofs.thresholds(lambda acc: ar.requantize(acc, scale, zero), low, high)
     acc = np.broadcast_to(np.arange(-30_000, 30_001, dtype=np.int32), (1, 32, 60_001))
     rebuilt = (acc[0, :, :, None] >= edges[:, None, ::16]).sum(axis=2)  # every 16th level
     wanted = ar.requantize(acc, scale, zero)[0].astype(int)
@@ -111,7 +111,7 @@ def test_narrowest_multiplier_is_inside_and_narrowest():
     for _ in range(200):
         least = float(np.exp(rng.uniform(-10, 0)))
         greatest = least * (1 + 10 ** rng.uniform(-7, -1))
-        multiplier, shift = hw.narrowest_multiplier(least, greatest)
+        multiplier, shift = proofs.narrowest_multiplier(least, greatest)
         assert least < multiplier * 2.0**-shift < greatest
         bits = multiplier.bit_length()
         for s in range(shift - 3, shift + 1):  # nothing with fewer bits lies inside
@@ -165,7 +165,9 @@ def test_the_lossless_adc_width_is_tight():
 
 def test_pairs_saturate_at_16_bits():
     x = np.full((1, 4, 1), 255, np.uint8)
-    exact_sum, clipped = hw.pair_saturations(x, np.array([[127, 127, -128, -128]], np.int8))
+    exact_sum, clipped = accumulators.pair_saturations(
+        x, np.array([[127, 127, -128, -128]], np.int8)
+    )
     assert exact_sum.item() == 255 * -2 and clipped.item() == 32767 - 32768
 
 
@@ -180,6 +182,8 @@ def test_the_stored_study_belongs_to_the_committed_model(model):
 
 
 def test_operator_tables_do_not_leak(model, exact):
-    differing(model, exact, hw.operators_with(accumulator=partial(hw.wrap, bits=12)))
+    differing(
+        model, exact, variants.operators_with(accumulator=partial(accumulators.wrap, bits=12))
+    )
     again = run(replace(model), PIXELS)
     assert all((again[name] == exact[name]).all() for name in exact)

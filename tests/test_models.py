@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import MODELS, QUANTIZED, ROOT, needs
 
-from qlinear import quantize
 from qlinear.onnx_model import conv_arguments, load
+from study import quantize
 
 
 def test_quantized_models_are_remade_byte_for_byte(tmp_path):

@@ -5,15 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlinear.dequantize_linear import dequantize_linear
 from qlinear.errors import UnusableInput
-from qlinear.integer_products import conv_integer, matmul_integer
+from qlinear.operators.conv_integer import conv_integer
+from qlinear.operators.dequantize_linear import dequantize_linear
+from qlinear.operators.matmul_integer import matmul_integer
+from qlinear.operators.qgemm import qgemm
+from qlinear.operators.qlinear_add import constants, fma, qlinear_add
+from qlinear.operators.qlinear_global_average_pool import qlinear_global_average_pool
+from qlinear.operators.qlinear_matmul import qlinear_matmul
+from qlinear.operators.quantize_linear import quantize_linear
 from qlinear.ort import run_operator
-from qlinear.qgemm import qgemm
-from qlinear.qlinear_add import constants, fma, qlinear_add
-from qlinear.qlinear_global_average_pool import qlinear_global_average_pool
-from qlinear.qlinear_matmul import qlinear_matmul
-from qlinear.quantize_linear import quantize_linear
 
 F = np.float32
 CONTRIB = "com.microsoft"

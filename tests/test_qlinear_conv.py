@@ -9,17 +9,17 @@ import pytest
 from conftest import MODELS, QUANTIZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qlinear.inputs import load_samples
 from threadpoolctl import ThreadpoolController
 
-from qlinear import arithmetic as ar
-from qlinear import qlinear_conv as qc
-from qlinear import qlinear_conv_fast as fast
-from qlinear.cifar10 import load_samples
 from qlinear.errors import UnusableInput
+from qlinear.explain import work
 from qlinear.onnx_model import conv_arguments, from_proto, load, with_constants
+from qlinear.operators import arithmetic as ar
+from qlinear.operators import qlinear_conv as qc
+from qlinear.operators import qlinear_conv_fast as fast
 from qlinear.ort import run_operator, tensors
 from qlinear.validate import check_conv, convolutions
-from qlinear.worked import work
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

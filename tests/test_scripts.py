@@ -11,9 +11,10 @@ import onnx
 import pytest
 from conftest import MODELS, ROOT
 
-from qlinear.cifar10 import load_cifar10, load_samples, read_image
 from qlinear.errors import UnusableInput
+from qlinear.inputs import load_samples, read_image
 from qlinear.onnx_model import with_constants
+from study.cifar10 import load_cifar10
 
 
 def run(script, *args, python=sys.executable, cwd=ROOT, env=None):
@@ -74,7 +75,7 @@ def test_validator_takes_a_node_and_an_input(tmp_path):
 FAULTS = """
 import runpy, sys
 import numpy as np
-from qlinear import arithmetic, qlinear_conv as qc
+from qlinear.operators import arithmetic, qlinear_conv as qc
 fault = sys.argv.pop(1)
 if fault == "half_up":
     arithmetic.np = type("np", (), dict(vars(np), rint=staticmethod(lambda v: np.floor(v + 0.5))))
@@ -206,8 +207,7 @@ def test_damaged_cifar10_is_refused(tmp_path):
 def test_fetch_verifies_before_it_unpacks(tmp_path, monkeypatch):
     import tarfile
 
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import fetch_cifar10 as fetch
+    from study import fetch
 
     write_batches(tmp_path / "source" / "cifar-10-batches-py")
     archive = tmp_path / "cifar.tar.gz"
@@ -224,8 +224,7 @@ def test_fetch_verifies_before_it_unpacks(tmp_path, monkeypatch):
 
 
 def test_fetch_without_a_network_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import fetch_cifar10 as fetch
+    from study import fetch
 
     with pytest.raises(UnusableInput, match="without a network"):
         fetch.fetch(tmp_path / "none", "http://127.0.0.1:9/none.tar.gz")

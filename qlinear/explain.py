@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qlinear import arithmetic as ar
-from qlinear import qlinear_conv as qc
+from qlinear.operators import arithmetic as ar
+from qlinear.operators import qlinear_conv as qc
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,12 @@
-#!/usr/bin/env python3
 """Collect the chapters' "For implementers" boxes into one printable page: make book runs this.
 
-python scripts/build_cheatsheet.py --out book/cheatsheet.md
+python -m tools.cheatsheet --out book/cheatsheet.md
 """
 
 import argparse
 import json
 import re
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qlinear.errors import UnusableInput, run_command
 
@@ -37,12 +33,12 @@ def rules(path: Path) -> tuple[str, str]:
     return title[1], box[1].strip()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
-    out = parser.parse_args().out
+    out = parser.parse_args(argv).out
     parts = [HEAD]
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         if path.stem.startswith("00-"):

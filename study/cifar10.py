@@ -1,4 +1,4 @@
-"""CIFAR-10 in the layout that its authors publish, and the book's 20 sample images.
+"""CIFAR-10 in the layout that its authors publish.
 
 The layout (Krizhevsky, 2009) is a folder ``cifar-10-batches-py`` with ``data_batch_1`` to
 ``data_batch_5`` and ``test_batch``, each a pickled dictionary with ``data`` (uint8, one row of
@@ -19,7 +19,6 @@ CLASSES = (
 )
 FOLDER = "cifar-10-batches-py"
 SPLITS = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
-SAMPLES = Path(__file__).resolve().parents[1] / "data"
 
 
 # what a pickled batch needs: numbers, strings and NumPy arrays. A data file must not run code.
@@ -76,47 +75,3 @@ def load_cifar10(data_dir: str | Path, split: str) -> tuple[np.ndarray, np.ndarr
         folder = folder / FOLDER
     parts = [_read_batch(folder / name) for name in SPLITS[split]]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-
-
-def pack_samples(folder: Path) -> None:
-    """Write cifar10_samples.npz from the folder's PNG files, named ``cifar10_NUMBER_LABEL.png``.
-
-    The archive spares readers of the samples an image library.
-    """
-    paths = sorted(folder.glob("cifar10_*.png"))
-    if not paths:
-        raise UnusableInput(f"{folder}: no cifar10_*.png files; they are part of the repository")
-    labels = [int(path.stem.split("_")[2]) for path in paths]
-    images = np.stack([read_image(path) for path in paths])
-    np.savez_compressed(folder / "cifar10_samples.npz", images=images, labels=np.int64(labels))
-
-
-def load_samples() -> tuple[np.ndarray, np.ndarray]:
-    """Read the book's 20 sample images, the first 20 of the CIFAR-10 test set.
-
-    Returns:
-        images, uint8 of shape (20, 3, 32, 32), RGB pixels 0 to 255, and labels, int64 (20,).
-
-    Raises:
-        UnusableInput: the archive is missing.
-    """
-    path = SAMPLES / "cifar10_samples.npz"
-    if not path.exists():
-        raise UnusableInput(f"{path}: no such file; make it with: python scripts/pack_samples.py")
-    with np.load(path) as archive:
-        return archive["images"], archive["labels"]
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as uint8 of shape (3, H, W), RGB pixels 0 to 255."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise UnusableInput(f"{path}: reading an image needs Pillow (pip install pillow)") from None
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
-    except FileNotFoundError:
-        raise UnusableInput(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise UnusableInput(f"{path}: not an image ({error})") from None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qlinear.engine import OPERATORS
 from qlinear.onnx_model import Model
-from qlinear.quantize import float_name, layers
+from qlinear.operators import OPERATORS
+from study.quantize import float_name, layers
 
 
 def read_ranges(path: Path) -> dict[str, tuple[np.float32, np.float32]]:

@@ -12,7 +12,8 @@ Source: ONNX Runtime contrib operators; order of operations settled on ties
 
 import numpy as np
 
-from qlinear.arithmetic import (
+from qlinear.errors import UnusableInput
+from qlinear.operators.arithmetic import (
     centred,
     check_8_bit,
     check_length,
@@ -20,7 +21,6 @@ from qlinear.arithmetic import (
     requantize,
     rescale,
 )
-from qlinear.errors import UnusableInput
 
 
 def qgemm(

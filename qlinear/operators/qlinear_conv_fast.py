@@ -27,8 +27,8 @@ from threading import Lock
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from qlinear import qlinear_conv as qc
-from qlinear.arithmetic import centred, exact_float, requantization_scale
+from qlinear.operators import qlinear_conv as qc
+from qlinear.operators.arithmetic import centred, exact_float, requantization_scale
 
 THREADS = min(os.cpu_count() or 1, 4)
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
@@ -82,7 +82,8 @@ def folded(
 def largest_sum(weights: np.ndarray, constant: np.ndarray, x_dtype: np.dtype) -> int:
     """What no sum of a channel's products, in any order and however far, passes in magnitude.
 
-    Coarser than :func:`qlinear.qlinear_conv.accumulator_range`, but cheap enough for every call.
+    Coarser than :func:`qlinear.operators.qlinear_conv.accumulator_range`, but cheap enough for
+    every call.
     """
     info = np.iinfo(x_dtype)
     products = np.abs(weights).sum(axis=1, dtype=np.int64) * max(-info.min, info.max)
@@ -137,7 +138,7 @@ def qlinear_conv(
     B: np.ndarray | None = None,
     **attributes,
 ) -> np.ndarray:
-    """As :func:`qlinear.qlinear_conv.qlinear_conv`, and equal to it on every element."""
+    """As :func:`qlinear.operators.qlinear_conv.qlinear_conv`, and equal to it on every element."""
     inputs = (x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
     qc.check(*inputs)
     geo = qc.geometry(x.shape, w.shape, **attributes)

@@ -46,6 +46,11 @@ def to_int32(sums: np.ndarray, bound: int) -> np.ndarray:
     return sums.astype(np.int64).astype(np.int32) if bound >= 2**31 else sums.astype(np.int32)
 
 
+def zero_point_or_0(zero_point: np.ndarray | None, q: np.ndarray) -> np.ndarray:
+    """An omitted zero point stands for 0, in the type of the tensor that it belongs to."""
+    return np.zeros((), q.dtype) if zero_point is None else np.asarray(zero_point)
+
+
 def per_channel(values: np.ndarray, ndim: int) -> np.ndarray:
     """Shape a scalar or a vector of M values so that it broadcasts over axis 1 of ``ndim`` axes."""
     values = np.asarray(values)

@@ -12,8 +12,8 @@ Source: ONNX Runtime contrib operators; order of operations settled on ties
 
 import numpy as np
 
-from qlinear.arithmetic import centred, check_8_bit, check_length, requantize
 from qlinear.errors import UnusableInput
+from qlinear.operators.arithmetic import centred, check_8_bit, check_length, requantize
 
 
 def qlinear_global_average_pool(

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.quantization import QuantFormat
 
-from qlinear.cifar10 import CLASSES
 from qlinear.engine import check_tensor, run
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, from_proto, load
 from qlinear.ort import all_outputs, session
-from qlinear.quantize import PER_TENSOR, quantize
+from study.cifar10 import CLASSES
+from study.quantize import PER_TENSOR, quantize
 
 
 @dataclass

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
 
-from qlinear.onnx_model import Model, Node, load
+from qlinear.errors import UnusableInput
+from qlinear.onnx_model import Model, Node, from_proto, load
 from qlinear.ort import run_node, tensors
+from study.cifar10 import load_cifar10
 
 PER_TENSOR, PER_CHANNEL = (
     "resnet8_int8_per_tensor.onnx",
@@ -28,6 +30,7 @@ PER_TENSOR, PER_CHANNEL = (
 UINT8, MIXED = "resnet8_uint8.onnx", "resnet8_int8.onnx"
 LAYER_TYPES = ("QLinearConv", "QGemm")
 INPUTS_OF = {"QLinearConv": (3, 5, 8), "QGemm": (3, 5, 6)}  # w, its zero point, bias
+SEED, IMAGES = 0, 1000  # of the calibration
 GAIN_DB = 1.0  # a layer is per-channel where that gains at least so much
 
 
@@ -200,3 +203,40 @@ def calibrate(float_path: Path, images: np.ndarray, ranges: Path) -> None:
     # sorted, because the order of ONNX Runtime's set of tensors changes from run to run
     found["data"] = dict(sorted(found["data"].items()))
     ranges.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def remake(models: Path, out: Path, data_dir: Path | None) -> None:
+    """Write the four INT8 models, and with ``data_dir`` the calibration that they are made from."""
+    float_path = models / "resnet8.onnx"
+    ranges, noise_path = out / "calibration.json", out / "layer_noise.json"
+    load(float_path)
+    if data_dir:
+        images, labels = load_cifar10(data_dir, "train")
+        images = images[stratified(labels, IMAGES, SEED)]
+        calibrate(float_path, images, ranges)
+    for path in (ranges, noise_path):
+        if not data_dir and not path.exists():
+            raise UnusableInput(f"{path}: no such file; calibrate with --data-dir DIR")
+
+    made = build(float_path, ranges)
+    pair = [from_proto(made[name], name) for name in (PER_TENSOR, PER_CHANNEL)]
+    if data_dir:
+        found = layer_noise(load(float_path), *pair, images)
+        record = {
+            "images": IMAGES,
+            "seed": SEED,
+            "threshold_db": GAIN_DB,
+            "layers": [asdict(layer) for layer in found],
+        }
+        noise_path.write_text(json.dumps(record, indent=1) + "\n")
+    noises = [LayerNoise(**layer) for layer in json.loads(noise_path.read_text())["layers"]]
+    made[MIXED] = mix(*pair, {noise.layer for noise in noises if noise.per_channel})
+
+    for name, proto in made.items():
+        partial = out / f"{name}.partial"
+        partial.write_bytes(proto.SerializeToString(deterministic=True))
+        partial.replace(out / name)
+        print(f"wrote {out / name}")
+    for layer in noises:
+        kind = "per-channel" if layer.per_channel else "per-tensor"
+        print(f"  {layer.layer:22} {layer.gain_db:+5.2f} dB  {kind}")

@@ -10,9 +10,9 @@ Source: ONNX operator specification, DequantizeLinear-23; order of operations: O
 
 import numpy as np
 
-from qlinear.arithmetic import check_scale
 from qlinear.errors import UnusableInput
-from qlinear.quantize_linear import RANGES, along
+from qlinear.operators.arithmetic import check_scale
+from qlinear.operators.quantize_linear import RANGES, along
 
 
 def dequantize_linear(

@@ -12,8 +12,8 @@ open, ONNX Runtime's CPU kernel.
 import numpy as np
 from onnx import helper
 
-from qlinear.arithmetic import check_scale
 from qlinear.errors import UnusableInput
+from qlinear.operators.arithmetic import check_scale
 
 # every integer type that QuantizeLinear may write, with its range
 RANGES = {

@@ -1,30 +1,26 @@
-#!/usr/bin/env python3
 """Take the picture of the pixel explorer that README.md and links to the site show.
 
-    make book && python scripts/photograph_explorer.py
+    make book && python -m tools.photograph
 
 Needs Chromium or Chrome on the PATH.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from qlinear.browser import opened
 from qlinear.errors import UnusableInput, run_command
+from tools.browser import opened
 
 PIXEL = "#image=3&layer=block2_conv1&channel=4&y=10&x=11&mac=90"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--site", type=Path, default=Path("_build/html"))
     parser.add_argument("--out", type=Path, default=Path("book/static/explorer.png"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     built = args.site / "book" / "explorer.html"
     if not built.exists():
         raise UnusableInput(f"{built} does not exist; make book builds it")

@@ -18,7 +18,8 @@ from itertools import product
 
 import numpy as np
 
-from qlinear.arithmetic import (
+from qlinear.errors import UnusableInput
+from qlinear.operators.arithmetic import (
     centred,
     check_8_bit,
     check_length,
@@ -30,7 +31,6 @@ from qlinear.arithmetic import (
     saturate,
     to_int32,
 )
-from qlinear.errors import UnusableInput
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 

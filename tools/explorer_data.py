@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Write the pixel explorer's data from the book's model, for the site: make book runs this.
 
-    python scripts/build_explorer.py --out FOLDER
+    python -m tools.explorer_data --out FOLDER
 
 Writes explorer-data.js (weights, biases, scales, zero points, the 20 images) and, one file an
 image, explorer-ort-NN.js: ONNX Runtime's outputs of the nine convolutions.
@@ -10,18 +9,16 @@ image, explorer-ort-NN.js: ONNX Runtime's outputs of the nine convolutions.
 import argparse
 import base64
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from qlinear.cifar10 import CLASSES, load_samples
 from qlinear.errors import run_command
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, Node, conv_arguments, load
+from qlinear.operators.qlinear_add import INPUTS
 from qlinear.ort import tensors
-from qlinear.qlinear_add import INPUTS
+from study.cifar10 import CLASSES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,12 +58,12 @@ def add(model: Model, node: Node) -> dict:
     return made
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the scripts")
-    out = parser.parse_args().out
+    out = parser.parse_args(argv).out
     out.mkdir(parents=True, exist_ok=True)
     model = load(ROOT / "models" / "resnet8_int8.onnx")
     images, labels = load_samples()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Print the whole book, built as one page, to a PDF with working links and bookmarks.
 
     make pdf
@@ -7,16 +6,13 @@ Needs Chromium or Chrome on the PATH.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pypdf import PdfWriter
 from pypdf.generic import NameObject, TextStringObject
 
-from qlinear.browser import opened
 from qlinear.errors import UnusableInput, run_command
+from tools.browser import opened
 
 # a link to a file of this machine, such as a pixel of the explorer, leads nowhere from a PDF
 DROP_FILE_LINKS = """() => {
@@ -45,13 +41,13 @@ def mend_bookmarks(path: Path) -> None:
     pdf.write(path)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--site", type=Path, default=Path("_build/singlehtml"))
     parser.add_argument("--out", type=Path, default=Path("_build/book.pdf"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     built = args.site / "notebooks" / "00-start.html"
     if not built.exists():
         raise UnusableInput(f"{built} does not exist; make pdf builds it")

@@ -19,7 +19,7 @@ pairs of inputs for hundreds of scale sets made to sit on ties (tests/test_opera
 
 import numpy as np
 
-from qlinear.arithmetic import check_8_bit, check_length, saturate
+from qlinear.operators.arithmetic import check_8_bit, check_length, saturate
 
 INPUTS = "A A_scale A_zero_point B B_scale B_zero_point C_scale C_zero_point".split()
 

@@ -8,7 +8,8 @@ Source: ONNX operator specification, QLinearMatMul-21; order of operations: ONNX
 
 import numpy as np
 
-from qlinear.arithmetic import (
+from qlinear.errors import UnusableInput
+from qlinear.operators.arithmetic import (
     check_8_bit,
     check_length,
     exact_matmul,
@@ -16,7 +17,6 @@ from qlinear.arithmetic import (
     round_and_shift,
     saturate,
 )
-from qlinear.errors import UnusableInput
 
 
 def qlinear_matmul(

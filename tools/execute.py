@@ -1,23 +1,20 @@
-#!/usr/bin/env python3
 """Run the chapters from the top and store their outputs, without timings or machine names.
 
-python scripts/execute_notebooks.py                      # all chapters
-python scripts/execute_notebooks.py notebooks/NAME.ipynb
+python -m tools.execute                      # all chapters
+python -m tools.execute notebooks/NAME.ipynb
 """
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from qlinear.errors import UnusableInput, run_command
 
-from qlinear.errors import UnusableInput, run_command  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -45,12 +42,12 @@ def execute(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("notebooks", type=Path, nargs="*", help="default: every chapter")
-    paths = parser.parse_args().notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    paths = parser.parse_args(argv).notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
     os.environ["PYTHONPATH"] = str(ROOT)
     for path in paths:
         print(f"running {path}", flush=True)

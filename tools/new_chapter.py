@@ -1,20 +1,17 @@
-#!/usr/bin/env python3
 """Start a chapter that already passes: the frame that every chapter has, run once, and listed.
 
-python scripts/new_chapter.py 11-my-subject "My subject"
+python -m tools.new_chapter 11-my-subject "My subject"
 """
 
 import argparse
 import re
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from qlinear.errors import UnusableInput, run_command
+from tools.execute import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENING = """# {title}
@@ -42,20 +39,20 @@ def setup_cell() -> str:
     colab = next(c.source for c in chapter.cells if "google.colab" in c.source)
     head = colab[: colab.index("\nimport numpy")]
     return head + (
-        "\nimport numpy as np\n\nfrom qlinear.book import MODELS, say\n"
-        "from qlinear.cifar10 import load_samples\nfrom qlinear.engine import compare\n"
-        "from qlinear.onnx_model import load"
+        "\nimport numpy as np\nfrom qlinear.engine import compare\n"
+        "from qlinear.inputs import load_samples\nfrom qlinear.onnx_model import load\n"
+        "from tools.chapter import MODELS, say"
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", help="NN-words, the file's name without its ending")
     parser.add_argument("title", help="the chapter's heading")
     parser.add_argument("--root", type=Path, default=ROOT, help="the book's folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not re.fullmatch(r"\d\d-[a-z0-9-]+", args.name):
         raise UnusableInput(f"{args.name}: a chapter's name is like 11-my-subject")
     path, toc = args.root / "notebooks" / f"{args.name}.ipynb", args.root / "_toc.yml"
@@ -74,8 +71,6 @@ def main() -> None:
     notebook = new_notebook(cells=cells)
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"{args.name[:2]}-{index}"  # stable, so that a diff shows what changed
-    from execute_notebooks import execute
-
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
     try:

@@ -1,0 +1,1 @@
+"""What hardware decides: accumulators, requantizers, proofs about them, analog arrays, variants."""

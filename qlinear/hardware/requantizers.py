@@ -1,0 +1,94 @@
+"""Stage 2 without floats: fixed-point multipliers, shifts, and float32's own steps in integers."""
+
+import numpy as np
+
+from qlinear.operators.arithmetic import per_channel, saturate
+
+ROUNDINGS = ("half even", "half up", "half away", "truncate")
+
+
+def fixed_point(scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """``scale`` as multiplier * 2**-shift with a multiplier of exactly ``bits`` bits.
+
+    The scheme of Jacob et al. (2018), section 2.2, there with 31 bits.
+
+    Returns:
+        multipliers, int64 in [2**(bits - 1), 2**bits), and shifts, int64.
+    """
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
+    multiplier = np.rint(mantissa * 2.0**bits).astype(np.int64)
+    shift = bits - exponent.astype(np.int64)
+    full = multiplier == 1 << bits  # rounded up to the next power of two
+    return np.where(full, multiplier >> 1, multiplier), np.where(full, shift - 1, shift)
+
+
+def power_of_two(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``scale`` as a shift alone, the nearest power of two on a logarithmic axis."""
+    shift = -np.rint(np.log2(np.asarray(scale, np.float64))).astype(np.int64)
+    return np.ones_like(shift), shift
+
+
+def shift_right(values: np.ndarray, shift: np.ndarray, rounding: str) -> np.ndarray:
+    """values / 2**shift rounded to an integer: int64; ``shift`` is at least 1.
+
+    ``half up`` adds half and floors, ``half away`` rounds ties away from zero, ``half even`` to
+    the even neighbour, ``truncate`` floors, as an arithmetic shift does.
+    """
+    half = np.int64(1) << (shift - 1)
+    if rounding == "truncate":
+        return values >> shift
+    if rounding == "half up":
+        return (values + half) >> shift
+    if rounding == "half away":
+        return np.sign(values) * ((np.abs(values) + half) >> shift)
+    floor = values >> shift
+    rest = values - (floor << shift)
+    return floor + ((rest > half) | ((rest == half) & (floor % 2 == 1)))
+
+
+def requantize_fixed(
+    acc: np.ndarray,
+    multiplier: np.ndarray,
+    shift: np.ndarray,
+    y_zero_point: np.ndarray,
+    rounding: str = "half up",
+) -> np.ndarray:
+    """Stage 2 in integers: (acc * multiplier) >> shift, rounded, plus the zero point, saturated."""
+    product = acc.astype(np.int64) * per_channel(multiplier, acc.ndim)
+    y = shift_right(product, per_channel(shift, acc.ndim), rounding)
+    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+
+
+def float32_parts(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A positive float32 as mantissa * 2**-shift with a 24-bit integer mantissa: int64, int64."""
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float32))
+    return (mantissa.astype(np.float64) * 2**24).astype(np.int64), 24 - exponent.astype(np.int64)
+
+
+def round_half_even(values: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Non-negative values / 2**shift, to the nearest integer, ties to even; shift >= 0."""
+    floor, half = values >> shift, (np.int64(1) << shift) >> 1
+    rest = values - (floor << shift)
+    up = (rest > half) | ((rest == half) & (floor & 1 == 1) & (shift > 0))
+    return np.where(shift > 0, floor + up, values)
+
+
+def requantize_as_float32(
+    acc: np.ndarray, scale: np.ndarray, y_zero_point: np.ndarray
+) -> np.ndarray:
+    """Stage 2 in integers, equal to the float32 chain for every accumulator below 2**24.
+
+    The float32 product is the exact product of two integers of at most 24 bits, rounded to 24
+    significant bits; the result is that, rounded to an integer. Both roundings go to even, on the
+    magnitude.
+    """
+    mantissa, shift = (per_channel(v, acc.ndim) for v in float32_parts(scale))
+    product = np.abs(acc.astype(np.int64)) * mantissa
+    # bits beyond 24; frexp of a float64 is exact here, since the product has at most 48 bits
+    dropped = np.maximum(np.frexp(product.astype(np.float64))[1].astype(np.int64) - 24, 0)
+    significant = round_half_even(product, dropped)
+    right = np.clip(shift - dropped, 0, 62)
+    left = np.clip(dropped - shift, 0, 30)  # a factor so large that the result saturates
+    magnitude = round_half_even(significant, right) << left
+    y = np.sign(acc).astype(np.int64) * magnitude + int(y_zero_point)
+    return saturate(y, np.asarray(y_zero_point).dtype)

@@ -1,0 +1,14 @@
+"""Flatten: no arithmetic; the integers stay as they are.
+
+Source: ONNX operator specification, Flatten-21.
+"""
+
+import math
+
+import numpy as np
+
+
+def flatten(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
+    """ONNX's Flatten: the axes before ``axis`` become one, the others another."""
+    axis = axis % x.ndim if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:axis]), -1)

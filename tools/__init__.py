@@ -1,0 +1,1 @@
+"""How the book is made: chapter helpers, figures, site, PDF."""
