@@ -1,83 +1,189 @@
-"""Describe every node of a model as JSON, for readers who have no ONNX library.
+"""Describe a model: every node of a file as JSON, and the nodes that ONNX Runtime runs as a table.
 
-The format is versioned and described by ``models/operations.schema.json``.
+The JSON is versioned and described by ``models/operations.schema.json``, for readers who have no
+ONNX library.
 """
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
-import onnx
 
+from qlinear import ort
+from qlinear.errors import UnusableInput
+from qlinear.fuse import Network
 from qlinear.onnx_model import Model, Node
-from qlinear.ort import tensors
+from qlinear.operators.arithmetic import signed_bits
 
-VERSION = 1
-# Formal input names of the com.microsoft operators, from ONNX Runtime's contrib operator document
-CONTRIB_INPUTS = {
-    "QLinearAdd": "A A_scale A_zero_point B B_scale B_zero_point C_scale C_zero_point",
-    "QLinearGlobalAveragePool": "X x_scale x_zero_point y_scale y_zero_point",
-    "QGemm": "A a_scale a_zero_point B b_scale b_zero_point C y_scale y_zero_point",
-}
+VERSION = 2
+# inputs of the quantized operators that hold weights
+WEIGHTS = ("w", "W", "b", "B")
 
 
-def formal_inputs(node: Node, opset: int) -> list[str]:
-    """The specification's name of each input of ``node``."""
-    if node.domain == "com.microsoft":
-        names = CONTRIB_INPUTS.get(node.op_type, "").split()
-    else:
-        names = [i.name for i in onnx.defs.get_schema(node.op_type, opset, node.domain).inputs]
-    return names + [f"input{i}" for i in range(len(names), len(node.inputs))]
+def value(constant: np.ndarray) -> str:
+    """A parameter on one line: a scalar in full, a vector by its type, range and first values."""
+    flat = np.asarray(constant).ravel()
+    if flat.size == 1:
+        return f"{flat[0]} ({flat.dtype})"
+    if not flat.size:
+        return f"empty ({flat.dtype})"
+    if (flat == flat[0]).all():
+        return f"{flat.size} x {flat[0]} ({flat.dtype}, per-channel)"
+    head = ", ".join(str(v) for v in flat[:4])
+    return (
+        f"[{head}, …] ({flat.dtype}, per-channel: {flat.size} values "
+        f"from {flat.min()} to {flat.max()})"
+    )
 
 
-def _shape(once: np.ndarray, twice: np.ndarray) -> list[int | str]:
-    """The shape, with "N" for every axis that grows with the batch."""
-    return ["N" if a != b else a for a, b in zip(once.shape, twice.shape, strict=True)]
+def is_parameter(formal: str) -> bool:
+    """Whether an input's ONNX name is that of a scale or a zero point."""
+    return formal.lower().endswith(("_scale", "_zero_point"))
 
 
 def extract(model: Model) -> dict:
-    """The whole graph as JSON-ready data.
+    """The whole file as JSON-ready data, shapes as ONNX Runtime infers them.
 
     Scales and zero points carry their values (a number per-tensor, a list per-channel); every
     float32 is written as the shortest decimal of the same float64, so that it reads back exactly.
+
+    Raises:
+        UnusableInput: ONNX Runtime refuses the file.
     """
-    ((name, (dtype, shape)),) = model.inputs.items()
-    batches = [tensors(model, np.zeros((n, *shape[1:]), dtype)) for n in (1, 2)]
-    opset = next(o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx"))
+    declared = ort.declared(model)
 
     def tensor(name: str) -> dict:
         if name in model.constants:
-            value = model.constants[name]
-            kind, shape = "initializer", list(value.shape)
+            constant = model.constants[name]
+            kind, dtype, shape = "initializer", constant.dtype, constant.shape
         else:
-            value, kind = batches[0][name], "activation"
-            shape = _shape(value, batches[1][name])
-        return {"name": name, "kind": kind, "dtype": value.dtype.name, "shape": shape}
+            kind = "activation"
+            dtype, shape = declared.get(name, (np.dtype(object), None))
+        named = "unknown" if dtype.kind == "O" else dtype.name
+        return {"name": name, "kind": kind, "dtype": named,
+                "shape": list(shape) if shape is not None else None}  # fmt: skip
 
     def described(node: Node) -> dict:
         inputs = []
-        for formal, name in zip(formal_inputs(node, opset), node.inputs, strict=False):
-            if not name:
-                continue
+        for formal, name in model.names(node).items():
             entry = {"formal": formal, **tensor(name)}
-            if formal.lower().endswith(("_scale", "_zero_point")) and name in model.constants:
-                entry["value"] = model.constants[name].tolist()
+            if is_parameter(formal) and name in model.constants:
+                entry["value"] = _plain(model.constants[name])
             inputs.append(entry)
         return {
             "name": node.name,
             "op_type": node.op_type,
             "domain": node.domain or "ai.onnx",
-            "attributes": node.attributes,
+            "attributes": {k: _attribute(v) for k, v in node.attributes.items()},
             "inputs": inputs,
             "outputs": [tensor(name) for name in node.outputs if name],
         }
 
+    nodes = [described(node) for node in model.nodes]
+    source = model.source if isinstance(model.source, bytes) else model.path.read_bytes()
     return {
         "version": VERSION,
         "model": model.path.name,
-        "sha256": hashlib.sha256(Path(model.path).read_bytes()).hexdigest(),
-        "opset": opset,
-        "inputs": [tensor(name)],
-        "outputs": [tensor(output) for output in model.outputs],
-        "nodes": [described(node) for node in model.nodes],
+        "sha256": hashlib.sha256(source).hexdigest(),
+        "opset": model.opset,
+        "inputs": [tensor(name) for name in model.inputs],
+        "outputs": [tensor(name) for name in model.outputs],
+        "nodes": nodes,
+        "scales": _gathered(nodes, "_scale"),
+        "zero_points": _gathered(nodes, "_zero_point"),
+        "quantization": {
+            node.name: kind for node in model.nodes if (kind := quantization(model, node))
+        },
     }
+
+
+def _gathered(nodes: list[dict], ending: str) -> dict[str, dict]:
+    """The values of the parameters with this ending, by node and ONNX name."""
+    found = {}
+    for node in nodes:
+        values = {i["formal"]: i["value"] for i in node["inputs"]
+                  if "value" in i and i["formal"].lower().endswith(ending)}  # fmt: skip
+        if values:
+            found[node["name"]] = values
+    return found
+
+
+def quantization(model: Model, node: Node) -> str:
+    """per-tensor, per-channel or blocked: how the node's own weights, or its tensor, are scaled."""
+    arguments = model.arguments(node)
+    scales = [np.asarray(v) for k, v in arguments.items() if k.lower().endswith("_scale")]
+    if not scales:
+        return ""
+    if node.attributes.get("block_size"):
+        return "blocked"
+    return "per-channel" if any(scale.size > 1 for scale in scales) else "per-tensor"
+
+
+def inspected(network: Network) -> list[dict]:
+    """A row for each node that ONNX Runtime runs; a vector of scales by its least and greatest.
+
+    Raises:
+        UnusableInput: a constant of a QLinearConv is illegal; the message names node and input.
+    """
+    graph = network.graph
+    declared = ort.declared(graph)
+    declared |= {name: (c.dtype, c.shape) for name, c in graph.constants.items()}
+    absorbed = {f.made.outputs: f.absorbed for f in network.fusions}
+    rows = []
+    for node in graph.nodes:
+        names = graph.names(node)
+        row = {"node": node.name, "operator": node.operator}
+        row["from"] = " ".join(n.name for n in absorbed.get(node.outputs, ()))
+        tensors = [n for formal, n in names.items() if not is_parameter(formal)]
+        row["inputs"] = ", ".join(_typed(name, declared) for name in tensors)
+        row["output"] = _typed(node.outputs[0], declared) if node.outputs else ""
+        row["quantization"] = quantization(graph, node)
+        for kind in ("scale", "zero_point"):
+            given = {k: v for k, v in graph.arguments(node).items() if k.lower().endswith(kind)}
+            row[f"{kind}s"] = ", ".join(
+                f"{k[: -len(kind) - 1]} {_ends(v)}" for k, v in given.items()
+            )
+        row["attributes"] = ", ".join(f"{k}={_attribute(v)}" for k, v in node.attributes.items())
+        row["bits"] = _bits(network, node)
+        rows.append(row)
+    return rows
+
+
+def _bits(network: Network, node: Node) -> int | str:
+    """Width that holds every accumulator and partial sum of a QLinearConv, for any input."""
+    if node.op_type != "QLinearConv" or node.domain:
+        return ""
+    conv = network.graph.conv(node)
+    try:
+        conv.check()
+    except UnusableInput as error:
+        raise UnusableInput(f"{network.file.path}: node {node.name}: {error}") from None
+    low, high = conv.register_range()
+    return signed_bits(int(low.min()), int(high.max()))
+
+
+def _typed(name: str, declared: dict[str, tuple[np.dtype, tuple]]) -> str:
+    dtype, shape = declared.get(name, (np.dtype(object), None))
+    sizes = "x".join("?" if size is None else str(size) for size in shape) if shape else ""
+    kind = "?" if dtype.kind == "O" else dtype.name
+    return f"{kind} {sizes}".strip()
+
+
+def _ends(values: np.ndarray) -> str:
+    flat = np.asarray(values).ravel()
+    least, greatest = (
+        f"{v:.6g}" if flat.dtype.kind == "f" else str(v) for v in (flat.min(), flat.max())
+    )
+    return least if least == greatest else f"{least}…{greatest}"
+
+
+def _plain(constant: np.ndarray):
+    """Numbers that JSON holds, of any type that ONNX has."""
+    if constant.dtype.kind not in "iufb" or not constant.dtype.isbuiltin:
+        constant = constant.astype(np.float64)
+    return constant.tolist()
+
+
+def _attribute(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value if isinstance(value, int | float | str | list) else str(type(value).__name__)

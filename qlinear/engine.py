@@ -1,25 +1,47 @@
-"""Run a whole quantized model by the reference, and compare every tensor with ONNX Runtime."""
+"""Run a whole quantized graph by the reference, tensor by tensor."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from qlinear.errors import UnusableInput
+from qlinear import ort
+from qlinear.compare import Comparison, compare_arrays
+from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Model, Node
-from qlinear.operators import OPERATORS
-from qlinear.ort import tensors
+from qlinear.operators import MOVERS, OPERATORS, moved
+
+# types in which quantized tensors are stored; int32 is one where integer products made it
+NARROW = ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16", "float8")
+PRODUCTS = ("ConvInteger", "MatMulInteger")
+# nodes that multiply and accumulate, in float and in integers
+FLOAT_MAC = (
+    "Conv ConvTranspose Gemm MatMul FusedConv FusedGemm FusedMatMul TransposeMatMul Einsum "
+    "Attention MultiHeadAttention LSTM GRU RNN"
+).split()
+INTEGER_MAC = (
+    "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat "
+    "DynamicQuantizeMatMul MatMulNBits QAttention DynamicQuantizeLSTM QLinearConvTranspose"
+).split()
+
+RECOMPUTED, FLOAT, LEFT_OUT = "recomputed", "float", "left out"
 
 
 @dataclass(frozen=True)
-class TensorCheck:
-    """One tensor of a model, ours against ONNX Runtime's."""
+class Step:
+    """One node, computed.
 
-    tensor: str
-    op_type: str
-    elements: int
-    mismatches: int
-    first_mismatch: str  # "at (n, c, y, x): ours 3, ORT 4", or empty
+    ``how`` is RECOMPUTED by the reference; FLOAT, an operator that ONNX Runtime computes in float,
+    by one node of its own on our tensors; or LEFT_OUT, a quantized operator that the reference does
+    not compute, for the ``reason`` given, and ONNX Runtime did likewise.
+    """
+
+    node: Node
+    outputs: dict[str, np.ndarray]
+    how: str
+    reason: str = ""
+    quantized: bool = True
 
 
 def operator(node: Node, operators: dict = OPERATORS) -> Callable[..., np.ndarray]:
@@ -32,57 +54,171 @@ def operator(node: Node, operators: dict = OPERATORS) -> Callable[..., np.ndarra
         return operators[node.domain, node.op_type]
     except KeyError:
         known = ", ".join(sorted(name for _, name in operators))
-        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         raise UnusableInput(
-            f"node {node.name}: operator {name} is not supported (those that are: {known})"
+            f"node {node.name}: operator {node.operator} is not supported (those that are: {known})"
         ) from None
 
 
-def compute(
-    model: Model, node: Node, values: dict[str, np.ndarray], operators: dict = OPERATORS
-) -> np.ndarray:
-    """Compute one node from the tensors in ``values`` and the model's constants.
+def arguments(model: Model, node: Node, values: dict[str, np.ndarray]) -> list:
+    """A node's inputs in order, from the tensors in ``values`` and the constants.
 
     Raises:
-        UnusableInput: the operator, an input or an attribute is not supported.
+        UnusableInput: one of them is not there.
     """
-    function = operator(node, operators)
     inputs = []
     for name in node.inputs:
         value = values.get(name, model.constants.get(name)) if name else None
         if name and value is None:
             raise UnusableInput(f"{model.path}: node {node.name}: input {name} is not defined")
         inputs.append(value)
+    return inputs
+
+
+def compute(
+    model: Model, node: Node, values: dict[str, np.ndarray], operators: dict = OPERATORS
+) -> np.ndarray:
+    """Compute one node's first output from the tensors in ``values`` and the model's constants.
+
+    Raises:
+        UnusableInput: the operator, an input or an attribute is not supported.
+    """
+    inputs = arguments(model, node, values)
     try:
-        return function(*inputs, **node.attributes)
+        if (node.domain, node.op_type) in MOVERS and (node.domain, node.op_type) not in operators:
+            return moved(node, inputs, model.opset)[0]
+        return operator(node, operators)(*inputs, **node.attributes)
     except UnusableInput as error:
         raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UnusableInput(f"{model.path}: node {node.name} ({node.op_type}): {error}") from None
 
 
-def run(model: Model, x: np.ndarray, operators: dict = OPERATORS) -> dict[str, np.ndarray]:
-    """Run a model with one input and return every tensor that it computes, by name.
+def feeds_of(model: Model, x: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors to feed, by name; a single array goes to the model's only input."""
+    if isinstance(x, dict):
+        return dict(x)
+    if len(model.inputs) != 1:
+        names = ", ".join(model.inputs)
+        raise UnusableInput(
+            f"{model.path}: {len(model.inputs)} inputs ({names}); feed each by name"
+        )
+    return {next(iter(model.inputs)): x}
+
+
+def run(
+    model: Model, x: np.ndarray | dict[str, np.ndarray], operators: dict = OPERATORS
+) -> dict[str, np.ndarray]:
+    """Run a model of supported operators and return every tensor that it computes, by name.
 
     Args:
+        x: the model's input, or its inputs by name.
         operators: another table, to run the same graph with other arithmetic.
 
     Raises:
         UnusableInput: an operator is not supported, or a node cannot be computed.
     """
-    for node in model.nodes:
-        operator(node, operators)  # refuse before the work, not in its middle
-    (x_name,) = model.inputs
-    values = {x_name: x}
+    for node in model.nodes:  # refuse before the work, not in its middle
+        if (node.domain, node.op_type) not in MOVERS:
+            operator(node, operators)
+    values = feeds_of(model, x)
     for node in model.nodes:
         values[node.outputs[0]] = compute(model, node, values, operators)
     return values
 
 
+def steps(
+    model: Model,
+    feeds: dict[str, np.ndarray],
+    borrow: Callable[[Node, dict], dict] | None = None,
+) -> Iterator[Step]:
+    """Run any graph to its end, a node at a time; a tensor is forgotten after its last reader.
+
+    Args:
+        feeds: the graph's inputs by name.
+        borrow: :func:`qlinear.ort.borrower` of the same model, to keep its sessions between runs.
+
+    Raises:
+        UnusableInput: ONNX Runtime refuses a node that the reference does not compute.
+    """
+    borrow = borrow or ort.borrower(model)
+    values: dict[str, np.ndarray] = dict(feeds)
+    products = {name for node in model.nodes if node.op_type in PRODUCTS for name in node.outputs}
+    protos = {tuple(n.output): n for n in model.proto.graph.node}
+    read = {node.outputs: _read(node, protos.get(node.outputs)) for node in model.nodes}
+    waiting = Counter(name for names in read.values() for name in names)
+    for node in model.nodes:
+        fed = {name: values[name] for name in read[node.outputs] if name in values}
+        step = _step(model, node, fed, borrow, products)
+        yield step
+        values.update({name: v for name, v in step.outputs.items() if waiting[name]})
+        for name in read[node.outputs]:
+            waiting[name] -= 1
+            if not waiting[name]:
+                values.pop(name, None)
+
+
+def _read(node: Node, proto) -> list[str]:
+    outer = ort.captured(proto) if proto is not None else []
+    return [name for name in dict.fromkeys([*node.inputs, *outer]) if name]
+
+
+def _step(model: Model, node: Node, fed: dict, borrow: Callable, products: set[str]) -> Step:
+    key, reason = (node.domain, node.op_type), ""
+    if key in OPERATORS or key in MOVERS:
+        try:
+            found = computed(model, node, fed)
+        except Unsupported as error:
+            reason = f"{node.operator}: {error}"
+        except UnusableInput as error:
+            raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
+        else:
+            quantized = is_quantized(model, node, {**fed, **found}, products)
+            return Step(node, found, RECOMPUTED, quantized=quantized)
+    try:
+        found = borrow(node, fed)
+    except Exception as error:  # onnxruntime raises types of its own
+        raise ort.refused(model.path, error) from None
+    if not is_quantized(model, node, {**fed, **found}, products):
+        return Step(node, found, FLOAT, quantized=False)
+    return Step(node, found, LEFT_OUT, reason or f"{node.operator} is not computed yet")
+
+
+def computed(model: Model, node: Node, fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A node's outputs by name, by the reference, from the tensors that it is fed.
+
+    Raises:
+        Unsupported: the reference does not compute it so; the message says what is in the way.
+        UnusableInput: an input is illegal.
+    """
+    inputs = arguments(model, node, fed)
+    try:
+        if (node.domain, node.op_type) in OPERATORS:
+            found = OPERATORS[node.domain, node.op_type](*inputs, **node.attributes)
+            found = found if isinstance(found, tuple) else (found,)
+        else:
+            found = moved(node, inputs, model.opset)
+    except (TypeError, ValueError) as error:
+        raise Unsupported(str(error)) from None
+    return {name: value for name, value in zip(node.outputs, found, strict=False) if name}
+
+
+def is_quantized(
+    model: Model, node: Node, values: dict[str, np.ndarray], products: set[str] = frozenset()
+) -> bool:
+    """Whether a node works on quantized data: a tensor of 2 to 16 bits, or integer products."""
+    names = [name for name in (*node.inputs, *node.outputs) if name]
+    known = (values.get(name, model.constants.get(name)) for name in names)
+    kinds = [str(getattr(value, "dtype", "")) for value in known]
+    narrow = any(kind.startswith(NARROW) for kind in kinds)
+    return narrow or any(name in products for name in names) or node.op_type in PRODUCTS
+
+
 def compare(
-    model: Model, x: np.ndarray, theirs: dict[str, np.ndarray] | None = None
-) -> list[TensorCheck]:
-    """Run a model by the reference and by ONNX Runtime, each on its own tensors throughout.
+    model: Model,
+    x: np.ndarray | dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray] | None = None,
+) -> list[Comparison]:
+    """Run a QOperator model by the reference and by ONNX Runtime, each on its own tensors.
 
     Args:
         theirs: ONNX Runtime's tensors, if they are known already.
@@ -90,22 +226,10 @@ def compare(
     Returns:
         one entry per computed tensor; ``pandas.DataFrame(compare(model, x))`` is a table.
     """
-    ours, theirs = run(model, x), theirs or tensors(model, x)
+    ours = run(model, x)
+    theirs = theirs or ort.tensors(model, x)
     return [
-        check_tensor(name, node.op_type, ours[name], theirs[name])
+        compare_arrays(name, ours[name], theirs[name], node=node.name, operator=node.operator)
         for node in model.nodes
         for name in node.outputs[:1]
     ]
-
-
-def check_tensor(name: str, op_type: str, ours: np.ndarray, theirs: np.ndarray) -> TensorCheck:
-    """Compare two tensors with ``==`` on every element (NaN equals NaN)."""
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        first = f"ours is {ours.dtype}{ours.shape}, ORT's {theirs.dtype}{theirs.shape}"
-        return TensorCheck(name, op_type, theirs.size, theirs.size, first)
-    wrong = (ours != theirs) & ~((ours != ours) & (theirs != theirs))
-    first = ""
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        first = f"at {at}: ours {ours[at]}, ORT {theirs[at]}"
-    return TensorCheck(name, op_type, theirs.size, int(wrong.sum()), first)

@@ -20,8 +20,8 @@ class Worked:
     running: np.ndarray  # int64 (MACs,): the sum after each MAC
     bias: np.int32
     acc: np.int32  # the sum and the bias
-    scale: np.float32  # x_scale * w_scale[m] / y_scale
-    scaled: np.float32  # acc * scale
+    factor: np.float32  # x_scale * w_scale[m] / y_scale
+    scaled: np.float32  # acc * factor
     rounded: np.float32  # to the nearest integer, ties to even
     shifted: np.float32  # with y_zero_point
     y: np.integer  # saturated
@@ -33,49 +33,48 @@ class Worked:
             ("bias B[m]", self.bias),
             ("acc = sum + bias", self.acc),
             ("float32(acc)", np.float32(self.acc)),
-            ("scale[m]", self.scale),
-            ("float32(acc) * scale[m]", self.scaled),
+            ("factor[m]", self.factor),
+            ("float32(acc) * factor[m]", self.scaled),
             ("rint (ties to even)", self.rounded),
             ("+ y_zero_point", self.shifted),
             ("saturate", self.y),
         ]
 
 
-def work(
-    x: np.ndarray,
-    arguments: dict,
-    attributes: dict,
-    n: int,
-    m: int,
-    position: tuple[int, ...],
-) -> Worked:
-    """Work out y[n, m, position].
+def work(x: np.ndarray, conv: qc.Conv, n: int, m: int, position: tuple[int, ...]) -> Worked:
+    """Work out y[n, m, position] of a QLinearConv.
 
     Args:
         x: int8 or uint8 (N, C, spatial...).
-        arguments: the other inputs of QLinearConv by their ONNX names.
-        attributes: as in ONNX.
+
+    Raises:
+        UnusableInput: a constant or an attribute is illegal; the message names it.
     """
-    w, x_zero = arguments["w"], arguments["x_zero_point"]
-    geo = qc.geometry(x.shape, w.shape, **attributes)
+    conv.check(x)
+    geo, w = conv.geometry(x.shape), conv.w
     first = m // (len(w) // geo.group) * w.shape[1]
-    padded = qc.pad(x[n : n + 1], x_zero, geo)
+    padded = qc.pad(x[n : n + 1], conv.x_zero_point, geo)
     patch = qc.windows(padded, geo)[(0, slice(first, first + w.shape[1]), *position)]
-    kernel = w[m]
-    w_zero = np.broadcast_to(arguments["w_zero_point"], len(w))[m]
-    x_terms, w_terms = ar.centred(patch, x_zero), ar.centred(kernel, w_zero)
+    w_zero = np.broadcast_to(conv.w_zero_point, len(w))[m]
+    x_terms, w_terms = ar.centred(patch, conv.x_zero_point), ar.centred(w[m], w_zero)
     products = x_terms * w_terms
     running = products.astype(np.int64).cumsum()
-    bias = arguments["B"][m] if "B" in arguments else np.int32(0)
-    acc = (running[-1] + bias).astype(np.int32)
-    scales = (arguments[name] for name in ("x_scale", "w_scale", "y_scale"))
-    scale = np.broadcast_to(ar.requantization_scale(*scales), len(w))[m]
-    y_zero = np.asarray(arguments["y_zero_point"])
-    scaled = np.float32(acc) * scale
+    acc = (running[-1] + conv.bias[m]).astype(np.int32)
+    scaled = np.float32(acc) * conv.factor[m]
     rounded = np.rint(scaled)
-    shifted = rounded + np.float32(y_zero.item())
-    y = ar.saturate(shifted, y_zero.dtype)[()]
+    shifted = rounded + np.float32(conv.y_zero_point.item())
     return Worked(
-        patch, x_terms, kernel, w_terms, products, running, bias, acc, scale, scaled, rounded,
-        shifted, y,
-    )  # fmt: skip
+        patch=patch,
+        x_terms=x_terms,
+        kernel=w[m],
+        w_terms=w_terms,
+        products=products,
+        running=running,
+        bias=conv.bias[m],
+        acc=acc,
+        factor=conv.factor[m],
+        scaled=scaled,
+        rounded=rounded,
+        shifted=shifted,
+        y=ar.saturate(shifted, conv.y_zero_point.dtype)[()],
+    )

@@ -1,6 +1,8 @@
-"""Read an ONNX file into plain records."""
+"""Read an ONNX file into plain records, in which every input has its ONNX name."""
 
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qlinear.errors import UnusableInput
-
-MAKERS = {
-    "resnet8.onnx": "python scripts/train_resnet8.py --data-dir DIR",
-    "resnet8_int8.onnx": "python scripts/quantize_onnx.py --data-dir DIR",
-    "resnet8_int8_per_tensor.onnx": "python scripts/quantize_onnx.py --data-dir DIR",
-    "resnet8_int8_per_channel.onnx": "python scripts/quantize_onnx.py --data-dir DIR",
-    "resnet8_uint8.onnx": "python scripts/quantize_onnx.py --data-dir DIR",
-}
-CONV_INPUTS = [
-    "x",
-    "x_scale",
-    "x_zero_point",
-    "w",
-    "w_scale",
-    "w_zero_point",
-    "y_scale",
-    "y_zero_point",
-    "B",
-]  # in the order of the specification
+from qlinear.files import read_bytes
+from qlinear.operators import OPERATORS
+from qlinear.operators.qlinear_conv import Conv
 
 
 @dataclass(frozen=True)
@@ -40,43 +26,117 @@ class Node:
     outputs: tuple[str, ...]
     attributes: dict
 
+    @property
+    def operator(self) -> str:
+        """The operator with its domain, if that is not ONNX's own."""
+        return f"{self.domain}.{self.op_type}" if self.domain else self.op_type
+
 
 @dataclass(frozen=True)
 class Model:
     """A graph with its constants as NumPy arrays.
 
     ``inputs`` and ``outputs`` map a name to its type (a NumPy dtype) and shape, in which a symbolic
-    axis is a string and an unknown one is None.
+    axis is a string and an unknown one is None. ``source`` is what ONNX Runtime is given: the
+    file's bytes, or its path where weights lie beside it.
     """
 
     path: Path
     proto: onnx.ModelProto = field(repr=False)
-    nodes: tuple[Node, ...] = field(repr=False)
+    source: bytes | str = field(repr=False)
+    nodes: tuple[Node, ...] = field(repr=False)  # without Constant nodes
     constants: dict[str, np.ndarray] = field(repr=False)
     inputs: dict[str, tuple[np.dtype, tuple]]
     outputs: dict[str, tuple[np.dtype, tuple]]
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
 
     def of_type(self, op_type: str) -> list[Node]:
         return [node for node in self.nodes if node.op_type == op_type]
 
     def node(self, name: str) -> Node:
-        """The node of that name.
+        """The node of that name, or the one that writes the tensor of that name.
 
         Raises:
-            UnusableInput: there is none; the message lists those that exist.
+            UnusableInput: there is none, or several have the name; the message says which exist.
         """
-        for node in self.nodes:
-            if node.name == name:
-                return node
+        found = [node for node in self.nodes if node.name == name]
+        found = found or [node for node in self.nodes if name in node.outputs]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            outputs = ", ".join(node.outputs[0] for node in found)
+            raise UnusableInput(
+                f"{self.path}: {len(found)} nodes are named {name!r}; "
+                f"name one by the tensor that it writes: {outputs}"
+            )
         names = ", ".join(n.name for n in self.nodes[:20])
-        raise UnusableInput(f"{self.path}: no node named {name!r}; the nodes are {names}")
+        more = f" and {len(self.nodes) - 20} more" if len(self.nodes) > 20 else ""
+        raise UnusableInput(f"{self.path}: no node named {name!r}; the nodes are {names}{more}")
+
+    def names(self, node: Node) -> dict[str, str]:
+        """The tensor of each input that the node has, by the input's ONNX name."""
+        pairs = zip(input_names(node, self.opset), node.inputs, strict=False)
+        return {formal: actual for formal, actual in pairs if actual}
+
+    def name_of(self, node: Node, formal: str) -> str:
+        """The tensor behind one input, such as ``w_scale``; empty where it is omitted."""
+        return self.names(node).get(formal, "")
+
+    def arguments(self, node: Node) -> dict[str, np.ndarray]:
+        """The constant inputs of a node by their ONNX names."""
+        names = self.names(node)
+        return {k: self.constants[v] for k, v in names.items() if v in self.constants}
+
+    def conv(self, node: Node) -> Conv:
+        """The record of a QLinearConv node.
+
+        Raises:
+            UnusableInput: an input other than x is missing or not a constant; the message names it.
+        """
+        arguments = self.arguments(node)
+        names = input_names(node, self.opset)[1:]
+        for name in names:
+            given = self.name_of(node, name)
+            if name not in arguments and (given or name != "B"):
+                what = f"{given} is not a constant" if given else "is missing"
+                raise UnusableInput(f"{self.path}: node {node.name}: {name} {what}")
+        values = [arguments.get(name) for name in names]
+        return Conv(*values, attributes=node.attributes)
 
 
-def _signature(value: onnx.ValueInfoProto) -> tuple[np.dtype, tuple]:
+def input_names(node: Node, opset: int) -> list[str]:
+    """The ONNX name of each input of a node.
+
+    They are read off the function that computes the operator, else off ONNX's own schema.
+    """
+    function = OPERATORS.get((node.domain, node.op_type))
+    if function is not None:
+        kinds = inspect.signature(function).parameters.values()
+        names = [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD]
+    else:
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        except onnx.defs.SchemaError:
+            names = []
+        else:
+            names = [formal.name for formal in schema.inputs]
+    return names + [f"input{i}" for i in range(len(names), len(node.inputs))]
+
+
+def signature(value: onnx.ValueInfoProto) -> tuple[np.dtype, tuple]:
+    """Type and shape of a declared tensor; object where the type is none that NumPy has."""
     tensor = value.type.tensor_type
     shape = tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+        # a negative size is how some exporters write "any"
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
+        for d in tensor.shape.dim
     )
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        return np.dtype(object), shape
     return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape
 
 
@@ -84,20 +144,13 @@ def load(path: str | Path) -> Model:
     """Read an ONNX model.
 
     Raises:
-        UnusableInput: the file is missing (the message has the command that makes it), or is not
-            a valid ONNX model.
+        UnusableInput: the file is missing, not a regular file, or not a valid ONNX model.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        maker = MAKERS.get(path.name)
-        hint = f"; make it with: {maker}" if maker else "; check the path"
-        raise UnusableInput(f"{path}: no such file{hint}") from None
-    except OSError as error:
-        raise UnusableInput(f"{path}: {error.strerror}") from None
+    raw = read_bytes(path)
     try:
         proto = onnx.load_model_from_string(raw)
+        outside = any(map(onnx.external_data_helper.uses_external_data, _tensors(proto)))
         # weights beside the model; ONNX refuses paths that leave the model's own folder
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
         onnx.checker.check_model(proto)
@@ -106,35 +159,31 @@ def load(path: str | Path) -> Model:
         lines = str(error).strip().splitlines()
         reason = lines[0][:300] if lines else type(error).__name__
         raise UnusableInput(f"{path}: not a valid ONNX model ({reason})") from None
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     newest = onnx.defs.onnx_opset_version()
-    if not 10 <= opset <= newest:
-        raise UnusableInput(f"{path}: opset is {opset}; 10 to {newest} are supported")
-    names = [node.name for node in model.nodes]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UnusableInput(f"{path}: several nodes are named {twice[0]!r}; give each its own name")
-    return model
+    if not 10 <= model.opset <= newest:
+        raise UnusableInput(f"{path}: opset is {model.opset}; 10 to {newest} are supported")
+    return replace(model, source=str(path) if outside else raw)
 
 
 def from_proto(proto: onnx.ModelProto, path: str | Path = "model") -> Model:
     """Wrap a model that is already in memory; unnamed nodes are named after their first output."""
     graph = proto.graph
-    nodes = tuple(
-        Node(
-            n.name or n.output[0],
-            n.op_type,
-            "" if n.domain == "ai.onnx" else n.domain,
-            tuple(n.input),
-            tuple(n.output),
-            {a.name: _attribute(a) for a in n.attribute},
-        )
-        for n in graph.node
-    )
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    inputs = {v.name: _signature(v) for v in graph.input if v.name not in constants}
-    outputs = {v.name: _signature(v) for v in graph.output}
-    return Model(Path(path), proto, nodes, constants, inputs, outputs)
+    constants |= {t.values.name: _dense(t) for t in graph.sparse_initializer}
+    nodes = []
+    for n in graph.node:
+        attributes = {a.name: _attribute(a) for a in n.attribute}
+        if n.op_type == "Constant" and n.domain in ("", "ai.onnx") and n.output:
+            constants[n.output[0]] = _constant(attributes)
+            continue
+        name = n.name or next((o for o in n.output if o), n.op_type)
+        domain = "" if n.domain == "ai.onnx" else n.domain
+        inputs, outputs = tuple(n.input), tuple(n.output)
+        nodes.append(Node(name, n.op_type, domain, inputs, outputs, attributes))
+    inputs = {v.name: signature(v) for v in graph.input if v.name not in constants}
+    outputs = {v.name: signature(v) for v in graph.output}
+    source = proto.SerializeToString()
+    return Model(Path(path), proto, source, tuple(nodes), constants, inputs, outputs)
 
 
 def with_constants(model: Model, changes: dict[str, np.ndarray]) -> onnx.ModelProto:
@@ -148,6 +197,36 @@ def with_constants(model: Model, changes: dict[str, np.ndarray]) -> onnx.ModelPr
     return proto
 
 
+def _tensors(proto: onnx.ModelProto) -> Iterable[TensorProto]:
+    """Every tensor that a file may keep beside itself."""
+    yield from proto.graph.initializer
+    for node in proto.graph.node:
+        yield from (a.t for a in node.attribute if a.HasField("t"))
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+    """A sparse initializer as the array that it stands for."""
+    values, at = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if at.ndim == 1:  # positions in the flattened tensor
+        dense.ravel()[at] = values
+    else:
+        dense[tuple(at.T)] = values
+    return dense
+
+
+def _constant(attributes: dict) -> np.ndarray:
+    """The value of a Constant node, whichever attribute holds it."""
+    (name, value), *_ = attributes.items()
+    if name == "sparse_value":
+        return _dense(value)
+    if name.startswith("value_string"):
+        return np.asarray(value, object)
+    kinds = {"value_int": np.int64, "value_ints": np.int64}
+    kinds |= {"value_float": np.float32, "value_floats": np.float32}
+    return np.asarray(value, kinds.get(name))
+
+
 def _attribute(attribute: onnx.AttributeProto):
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
@@ -155,19 +234,3 @@ def _attribute(attribute: onnx.AttributeProto):
     if isinstance(value, TensorProto):
         return numpy_helper.to_array(value)
     return list(value) if attribute.type in (attribute.INTS, attribute.FLOATS) else value
-
-
-def conv_arguments(model: Model, node: Node) -> dict[str, np.ndarray]:
-    """The constant inputs of a QLinearConv node by their ONNX names, without the activation ``x``.
-
-    Raises:
-        UnusableInput: one of them is not an initializer.
-    """
-    arguments = {}
-    for name, value in zip(CONV_INPUTS, node.inputs, strict=False):
-        if name == "x" or not value:
-            continue
-        if value not in model.constants:
-            raise UnusableInput(f"{model.path}: node {node.name}: {name} is not an initializer")
-        arguments[name] = model.constants[value]
-    return arguments

@@ -1,75 +1,181 @@
-"""ONNX Runtime as the oracle: sessions with the exact integer path, and intermediate tensors."""
+"""ONNX Runtime as the oracle: sessions whose settings are stated, and what they compute."""
 
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
 
 from qlinear.errors import UnusableInput
-from qlinear.onnx_model import Model
+from qlinear.onnx_model import Model, Node, from_proto
 
-EXACT = "session.x64quantprecision"
-MULTIPLIERS = ("QLinearConv", "QLinearMatMul", "QGemm")
-
-
-def saturates_without_vnni(model: onnx.ModelProto) -> bool:
-    """Whether x86 processors without VNNI need the exact path for this model, and can take it.
-
-    They multiply uint8 by int8 with ``vpmaddubsw``, which saturates sums of two products at 16
-    bits. The session entry rewrites int8 weights as uint8, for which ONNX Runtime has kernels only
-    where the activations are uint8 too; int8 activations never take the saturating path.
-    """
-    types = {t.name: t.data_type for t in model.graph.initializer}
-    pairs = {
-        (types.get(n.input[2]), types.get(n.input[5]))
-        for n in model.graph.node
-        if n.op_type in MULTIPLIERS
-    }
-    uint8, int8 = onnx.TensorProto.UINT8, onnx.TensorProto.INT8
-    return (uint8, int8) in pairs and (int8, int8) not in pairs
+# int8 Q/DQ pairs are fused as they are; by default ONNX Runtime on x86 turns them into uint8 and
+# leaves what touches a tensor with two readers in float
+INT8_QDQ = ("session.qdqisint8allowed", "1")
+# exact products of uint8 and int8 on x86 processors without VNNI
+EXACT = ("session.x64quantprecision", "1")
+Level = onnxruntime.GraphOptimizationLevel
+LEVELS = {
+    Level.ORT_DISABLE_ALL: "no optimization",
+    Level.ORT_ENABLE_EXTENDED: "extended optimizations",
+    Level.ORT_ENABLE_ALL: "all optimizations",
+}
 
 
-def session(
-    model: onnx.ModelProto,
-    *,
-    exact: bool = True,
-    threads: int = 1,
-    optimize: bool = True,
+@dataclass(frozen=True)
+class Settings:
+    """Of a session on the CPU: its entries, and how far the graph is optimized."""
+
+    entries: tuple[tuple[str, str], ...] = ()
+    level: Level = Level.ORT_ENABLE_EXTENDED
+    threads: int = 1
+
+    def __str__(self) -> str:
+        entries = [f'{name} = "{value}"' for name, value in self.entries]
+        return ", ".join([LEVELS[self.level], *(entries or ["no session entries"])])
+
+
+# what a user gets who sets nothing
+DEFAULT = Settings(level=Level.ORT_ENABLE_ALL)
+
+
+def open_session(
+    source: bytes | str | onnx.ModelProto, settings: Settings = DEFAULT, *, save: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A CPU session.
+    """A session on the CPU.
 
     Args:
-        model: the model to run.
-        exact: set the session entry that makes the result the same on x86 processors without VNNI,
-            where the model needs it (:func:`saturates_without_vnni`).
-        threads: 0 for all cores.
-        optimize: False switches every graph optimization off.
+        source: a model's bytes, the path of its file, or the model in memory.
+        save: where ONNX Runtime is to write the graph that it runs.
+
+    Raises:
+        Exception: of ONNX Runtime's own types, if it refuses the model.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures are raised; do not print them too
-    options.intra_op_num_threads = threads
-    if exact and saturates_without_vnni(model):
-        options.add_session_config_entry(EXACT, "1")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.intra_op_num_threads = settings.threads
+    options.graph_optimization_level = settings.level
+    for name, value in settings.entries:
+        options.add_session_config_entry(name, value)
+    if save:
+        options.optimized_model_filepath = str(save)
+    if isinstance(source, onnx.ModelProto):
+        source = source.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def refused(path: Path, error: Exception) -> UnusableInput:
+    """What to tell the user of an exception of ONNX Runtime."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UnusableInput(f"{path}: ONNX Runtime refuses it ({reason[:300]})")
+
+
+def optimized(model: Model, settings: Settings) -> onnx.ModelProto:
+    """The graph that ONNX Runtime makes of a file and runs, under these settings.
+
+    Raises:
+        UnusableInput: it refuses the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "graph.onnx"
+        # where weights lie beside the file, the saved graph would refer to them
+        source = model.source if isinstance(model.source, bytes) else model.proto
+        try:
+            open_session(source, settings, save=saved)
+        except Exception as error:
+            raise refused(model.path, error) from None
+        return onnx.load(saved)
+
+
+def saturates_without_vnni(model: Model) -> bool:
+    """Whether x86 processors without VNNI need the entry ``EXACT`` for this graph, and can take it.
+
+    They multiply uint8 by int8 with ``vpmaddubsw``, which saturates sums of two products at 16
+    bits. The entry rewrites int8 weights as uint8, for which ONNX Runtime has kernels only where
+    the activations are uint8 too; int8 activations never take the saturating path.
+    """
+    pairs = set()
+    for node in model.nodes:
+        constants = model.arguments(node)
+        if node.op_type == "QLinearConv":
+            pairs.add(_dtypes(constants, "x_zero_point", "w"))
+        elif node.op_type in ("QLinearMatMul", "QGemm"):
+            b = "b" if node.op_type == "QLinearMatMul" else "B"
+            pairs.add(_dtypes(constants, "a_zero_point", b))
+        elif node.op_type in ("ConvInteger", "MatMulInteger"):  # activations: of a dynamic model
+            weights = constants.get("w", constants.get("B"))
+            pairs.add(("uint8", getattr(weights, "dtype", None)))
+    return ("uint8", "int8") in pairs and ("int8", "int8") not in pairs
+
+
+def _dtypes(constants: dict[str, np.ndarray], *names: str) -> tuple[str, ...]:
+    return tuple(str(getattr(constants.get(name), "dtype", None)) for name in names)
+
+
+def session(
+    model: Model, *, exact: bool = True, threads: int = 1, optimize: bool = True
+) -> onnxruntime.InferenceSession:
+    """A session of a QOperator model, as the chapters use it.
+
+    Args:
+        exact: set the entry that makes the result the same on x86 processors without VNNI, where
+            the model needs it (:func:`saturates_without_vnni`).
+        threads: 0 for all cores.
+        optimize: False switches every graph optimization off.
+    """
+    return open_session(model.source, _settings(model, exact, optimize, threads))
+
+
+def _settings(model: Model, exact: bool, optimize: bool, threads: int = 1) -> Settings:
+    entries = (EXACT,) if exact and saturates_without_vnni(model) else ()
+    return Settings(entries, Level.ORT_ENABLE_ALL if optimize else Level.ORT_DISABLE_ALL, threads)
+
+
+def with_outputs(model: Model, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with these tensors as its outputs."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return proto
 
 
 def all_outputs(model: Model) -> onnx.ModelProto:
     """The model with every tensor that it computes as an output."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.output[:]
-    names = [name for node in model.nodes for name in node.outputs if name]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return proto
+    return with_outputs(model, [name for node in model.nodes for name in node.outputs if name])
+
+
+def declared(model: Model) -> dict[str, tuple[np.dtype, tuple | None]]:
+    """Type and shape of every tensor, as ONNX Runtime infers them; a symbolic axis is a string.
+
+    Raises:
+        UnusableInput: it refuses the model.
+    """
+    try:
+        opened = open_session(all_outputs(model), Settings(level=Level.ORT_DISABLE_ALL))
+    except Exception as error:
+        raise refused(model.path, error) from None
+    found = {o.name: (_dtype(o.type), tuple(o.shape)) for o in opened.get_outputs()}
+    return found | model.inputs
+
+
+def _dtype(kind: str) -> np.dtype:
+    """NumPy's type for ONNX Runtime's "tensor(float)"; object where there is none."""
+    name = kind.removeprefix("tensor(").removesuffix(")").upper()
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(name)))
+    except (KeyError, ValueError):
+        return np.dtype(object)
 
 
 def tensors(
     model: Model, x: np.ndarray, *, exact: bool = True, optimize: bool = True
 ) -> dict[str, np.ndarray]:
-    """Run a model on ``x`` and return every tensor that it computes, by name.
+    """Run a model with one input on ``x`` and return every tensor that it computes, by name.
 
     Raises:
         UnusableInput: ONNX Runtime refuses the model or the input.
@@ -78,33 +184,115 @@ def tensors(
     names = [output.name for output in proto.graph.output]
     (x_name,) = model.inputs
     try:
-        values = session(proto, exact=exact, optimize=optimize).run(names, {x_name: x})
+        values = open_session(proto, _settings(model, exact, optimize)).run(names, {x_name: x})
     except Exception as error:  # onnxruntime raises types of its own
-        reason = str(error).strip().splitlines()[0]
-        raise UnusableInput(f"{model.path}: ONNX Runtime refuses it ({reason})") from None
+        raise refused(model.path, error) from None
     return {x_name: x, **dict(zip(names, values, strict=True))}
 
 
-def single_node(model: Model, node_name: str, x: np.ndarray) -> onnx.ModelProto:
-    """One node of a model as a model: its first input is fed, shaped as ``x``."""
-    node = next(n for n in model.proto.graph.node if (n.name or n.output[0]) == node_name)
-    elem_type = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
-    graph = onnx.helper.make_graph(
-        [node],
-        node_name,
-        [onnx.helper.make_tensor_value_info(node.input[0], elem_type, x.shape)],
-        [onnx.ValueInfoProto(name=node.output[0])],
-        [t for t in model.proto.graph.initializer if t.name in node.input],
-    )
+def run_session(
+    opened: onnxruntime.InferenceSession, names: list[str], feeds: dict[str, object]
+) -> list:
+    """Run a session; tensors of types that NumPy lacks are fed and returned as ml_dtypes'."""
+    wanted = {i.name: i.type for i in opened.get_inputs()}
+    given = {name: _to_ort(value, wanted[name]) for name, value in feeds.items() if name in wanted}
+    types = {o.name: o.type for o in opened.get_outputs()}
+    values = opened.run(names, given)
+    return [_from_ort(value, types[name]) for name, value in zip(names, values, strict=True)]
+
+
+# ONNX Runtime's names of the types that it hands over as the bytes of another
+_BYTES = {
+    "tensor(float8e4m3fn)": ml_dtypes.float8_e4m3fn,
+    "tensor(float8e4m3fnuz)": ml_dtypes.float8_e4m3fnuz,
+    "tensor(float8e5m2)": ml_dtypes.float8_e5m2,
+    "tensor(float8e5m2fnuz)": ml_dtypes.float8_e5m2fnuz,
+    "tensor(bfloat16)": ml_dtypes.bfloat16,
+}
+
+
+def _to_ort(value, kind: str):
+    if kind not in _BYTES or not isinstance(value, np.ndarray):
+        return value
+    elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(_BYTES[kind]))
+    raw = np.ascontiguousarray(value).view(np.dtype(f"u{value.itemsize}"))
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, elem_type)
+
+
+def _from_ort(value, kind: str):
+    if kind in _BYTES and isinstance(value, np.ndarray) and value.dtype.kind == "u":
+        return value.view(_BYTES[kind])
+    return value
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """The tensors of the outer graph that a node's subgraphs (of If, Loop, Scan) read."""
+    names: list[str] = []
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+            inner |= {name for n in graph.node for name in n.output}
+            read = [name for n in graph.node for name in (*n.input, *captured(n))]
+            read += [output.name for output in graph.output]
+            names += [name for name in read if name and name not in inner]
+    return list(dict.fromkeys(names))
+
+
+def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.ModelProto:
+    """One node of a model as a model of its own.
+
+    Args:
+        values: the tensors that it is fed, by name; its other inputs are the model's constants.
+    """
+    proto = next(n for n in model.proto.graph.node if tuple(n.output) == node.outputs)
+    read = [name for name in dict.fromkeys([*proto.input, *captured(proto)]) if name]
+    inputs = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape
+        )
+        for name in read
+        if name in values
+    ]
+    stored = {t.name: t for t in model.proto.graph.initializer}
+    kept = [
+        stored.get(name) or onnx.numpy_helper.from_array(model.constants[name], name)
+        for name in read
+        if name not in values and name in model.constants
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
+    graph = onnx.helper.make_graph([proto], "one_node", inputs, outputs, kept)
     return onnx.helper.make_model(
-        graph, opset_imports=model.proto.opset_import, ir_version=model.proto.ir_version
+        graph,
+        opset_imports=model.proto.opset_import,
+        ir_version=model.proto.ir_version,
+        functions=model.proto.functions,
     )
+
+
+def borrower(model: Model) -> Callable[[Node, dict], dict]:
+    """A function that lets ONNX Runtime compute one node on given tensors, as the graph has it.
+
+    Sessions are kept for nodes that are asked for again with inputs of the same types and shapes.
+    """
+    opened: dict[tuple, onnxruntime.InferenceSession] = {}
+
+    def borrow(node: Node, values: dict[str, object]) -> dict[str, np.ndarray]:
+        kinds = tuple((k, v.dtype, v.shape) for k, v in values.items())
+        if (node.outputs, kinds) not in opened:
+            proto = single_node(model, node, values)
+            settings = Settings(level=Level.ORT_DISABLE_ALL)
+            opened[node.outputs, kinds] = open_session(proto, settings)
+        names = [name for name in node.outputs if name]
+        found = run_session(opened[node.outputs, kinds], names, values)
+        return dict(zip(names, found, strict=True))
+
+    return borrow
 
 
 def run_node(model: Model, node_name: str, x: np.ndarray) -> np.ndarray:
     """Run one node of a model alone: ``x`` is its first input, the rest are its constants."""
-    proto = single_node(model, node_name, x)
-    return session(proto).run(None, {proto.graph.input[0].name: x})[0]
+    node = model.node(node_name)
+    return borrower(model)(node, {node.inputs[0]: x})[node.outputs[0]]
 
 
 def operator_model(
@@ -150,4 +338,5 @@ def run_operator(
     """Run one operator on given arrays; arguments as for :func:`operator_model`."""
     proto = operator_model(op_type, inputs, fed=fed, **options)
     feeds = {name: np.asarray(inputs[name]) for name in list(inputs)[:fed]}
-    return session(proto).run(None, feeds)[0]
+    opened = session(from_proto(proto))
+    return run_session(opened, [opened.get_outputs()[0].name], feeds)[0]

@@ -6,20 +6,21 @@
 import hashlib
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from qlinear import oracle
 from qlinear.errors import UnusableInput
+from qlinear.files import new_folder, write_text
+from qlinear.fuse import Network
 from qlinear.hardware import requantizers
-from qlinear.onnx_model import Model, Node, conv_arguments
+from qlinear.inputs import Feed
+from qlinear.onnx_model import Model, Node
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import requantization_scale
-from qlinear.ort import tensors
+from qlinear.operators import qlinear_conv_fast as fast
 
 VERSION = 1
 FORMAT = {
@@ -41,38 +42,43 @@ FORMAT = {
 
 @dataclass(frozen=True)
 class Layer:
-    """The constants of one QLinearConv layer, as a test bench needs them."""
+    """One QLinearConv layer, as a test bench needs it."""
 
     node: Node
-    arguments: dict[str, np.ndarray]
+    conv: qc.Conv
     geo: qc.Geometry
     folder: str
 
-    @property
-    def scale(self) -> np.ndarray:
-        parts = (self.arguments[name] for name in ("x_scale", "w_scale", "y_scale"))
-        scale = np.broadcast_to(requantization_scale(*parts), len(self.arguments["w"]))
-        return np.ascontiguousarray(scale)
-
     def constants(self) -> dict[str, np.ndarray]:
-        mantissa, shift = requantizers.float32_parts(self.scale)
-        multiplier, right_shift = requantizers.fixed_point(self.scale, 31)
-        bias = self.arguments.get("B", np.zeros(len(self.arguments["w"]), np.int32))
+        """Every constant array of the layer, by the name of its file."""
+        conv, M = self.conv, len(self.conv.w)
+        mantissa, shift = requantizers.float32_parts(conv.factor)
+        multiplier, right_shift = requantizers.fixed_point(conv.factor, 31)
         return {
-            "w": self.arguments["w"],
-            "w_zero_point": np.broadcast_to(self.arguments["w_zero_point"], len(bias)).copy(),
-            "bias": bias,
-            "factor": self.scale.view(np.uint32),
+            "w": conv.w,
+            "w_zero_point": np.broadcast_to(conv.w_zero_point, M).copy(),
+            "bias": conv.bias,
+            "factor": conv.factor.view(np.uint32),
             "mantissa": mantissa.astype(np.int32),
             "shift": shift.astype(np.int32),
             "multiplier": multiplier.astype(np.int32),
             "right_shift": right_shift.astype(np.int32),
-        }  # fmt: skip
+        }
 
 
-def folder_name(index: int, name: str) -> str:
-    """A folder name for a node: its position, and its name with anything unsafe replaced."""
-    return f"{index:02d}_{re.sub(r'[^A-Za-z0-9_]', '_', name)[:60]}"
+def folder_name(index: int, count: int, name: str) -> str:
+    """A folder name for a node: its position, so that folders sort, and what is safe of its name.
+
+    Args:
+        count: how many nodes the graph has.
+    """
+    digits = max(2, len(str(count - 1)))
+    return f"{index:0{digits}d}_{safe(name)[:60]}"
+
+
+def safe(name: str) -> str:
+    """A name with anything but ASCII letters and digits replaced, for files and source code."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
 def hex_lines(values: np.ndarray) -> Iterator[str]:
@@ -100,9 +106,8 @@ def c_array(name: str, values: np.ndarray) -> Iterator[str]:
 
 def header(layer: Layer, image: dict[str, np.ndarray]) -> Iterator[str]:
     """The C header of one layer with one image."""
-    name = layer.folder[3:]
-    guard = f"QLINEAR_{name.upper()}_H"
-    yield f"/* Golden vectors of {layer.node.name}; made by: python -m qlinear vectors */\n"
+    guard = f"QLINEAR_{safe(layer.node.name)[:60].upper()}_H"
+    yield f"/* Golden vectors of {safe(layer.node.name)}; made by: python -m qlinear vectors */\n"
     yield f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>\n\n"
     for key, value in defines(layer, image).items():
         yield f"#define {key} ({value})\n"
@@ -114,28 +119,33 @@ def header(layer: Layer, image: dict[str, np.ndarray]) -> Iterator[str]:
 
 def defines(layer: Layer, image: dict[str, np.ndarray]) -> dict[str, int]:
     """The sizes and zero points of a layer, for the C header and the Verilog include file."""
-    geo, args = layer.geo, layer.arguments
+    geo, conv = layer.geo, layer.conv
     _, channels, height, width = image["x"].shape
     return {
         "C_IN": channels, "H_IN": height, "W_IN": width,
-        "C_OUT": len(args["w"]), "H_OUT": geo.out[0], "W_OUT": geo.out[1],
+        "C_OUT": len(conv.w), "H_OUT": geo.out[0], "W_OUT": geo.out[1],
         "GROUPS": geo.group, "K_H": geo.kernel[0], "K_W": geo.kernel[1],
         "STRIDE_H": geo.strides[0], "STRIDE_W": geo.strides[1],
         "DILATION_H": geo.dilations[0], "DILATION_W": geo.dilations[1],
         "PAD_TOP": geo.begin[0], "PAD_LEFT": geo.begin[1],
-        "X_ZERO": int(args["x_zero_point"]), "Y_ZERO": int(args["y_zero_point"]),
-        "Y_MIN": int(np.iinfo(args["y_zero_point"].dtype).min),
-        "Y_MAX": int(np.iinfo(args["y_zero_point"].dtype).max),
-        "X_SIGNED": int(args["x_zero_point"].dtype == np.int8),
-        "W_SIGNED": int(args["w"].dtype == np.int8),
+        "X_ZERO": int(conv.x_zero_point), "Y_ZERO": int(conv.y_zero_point),
+        "Y_MIN": int(np.iinfo(conv.y_zero_point.dtype).min),
+        "Y_MAX": int(np.iinfo(conv.y_zero_point.dtype).max),
+        "X_SIGNED": int(conv.x_zero_point.dtype == np.int8),
+        "W_SIGNED": int(conv.w.dtype == np.int8),
     }  # fmt: skip
 
 
-def write(model: Model, images: np.ndarray, out: Path, nodes: list[Node]) -> dict:
+def write(
+    network: Network, images: list[Feed], out: Path, nodes: list[Node], progress=iter
+) -> dict:
     """Write the vectors of ``nodes`` for each image, and a manifest; nothing half-written.
 
-    The folder is made beside ``out`` and moved into place whole. One image of one layer is held in
-    memory at a time, besides the tensors of one run of the model.
+    The folder is made beside ``out`` and renamed into place whole. One layer of one image is held
+    in memory at a time, besides one run of the model by ONNX Runtime.
+
+    Args:
+        progress: wraps the layers as they are written.
 
     Returns:
         the manifest.
@@ -143,62 +153,72 @@ def write(model: Model, images: np.ndarray, out: Path, nodes: list[Node]) -> dic
     Raises:
         UnusableInput: ``out`` exists and is not empty, or a layer is not two-dimensional.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UnusableInput(f"{out}: exists and is not empty; name another folder or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".vectors-") as folder:
-        work = Path(folder) / "vectors"
-        work.mkdir()
+    if not nodes or not images:
+        raise UnusableInput(f"{network.file.path}: no layer or no image to write vectors of")
+    with new_folder(out) as work:
+        names = [name for node in nodes for name in (node.inputs[0], node.outputs[0])]
+        session = oracle.open_graph(network, names)
         layers: dict[str, dict] = {}
-        for index, x in enumerate(images):
-            values = tensors(model, x[None])
-            for node in nodes:
-                _write_image(model, node, values, index, work, layers)
+        for index, node in progress([(i, n) for i in range(len(images)) for n in nodes]):
+            feeds = images[index].values
+            wanted = [n for n in (node.inputs[0], node.outputs[0]) if n not in feeds]
+            values = feeds | oracle.outputs(network.file, session, feeds, wanted)
+            _write_image(network.graph, node, values, index, work, layers)
         files = {
-            str(path.relative_to(work)): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(work).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(work.rglob("*"))
             if path.is_file()
         }
         manifest = {
             "version": VERSION,
-            "model": model.path.name,
+            "model": network.file.path.name,
             "images": len(images),
             "format": FORMAT,
             "layers": list(layers.values()),
             "sha256": files,
         }
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        if out.exists():
-            out.rmdir()
-        shutil.move(work, out)
+        write_text(work / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
+def one_by_one(model: Model, feeds: list[Feed]) -> list[Feed]:
+    """The images of a batch as runs of their own, where the model's batch is free."""
+    (shape, *_) = [shape for _, shape in model.inputs.values()] or [()]
+    if len(model.inputs) != 1 or not shape or isinstance(shape[0], int):
+        return feeds
+    return [
+        Feed({name: x[i : i + 1]}, feed.source)
+        for feed in feeds
+        for name, x in feed.values.items()
+        for i in range(len(x))
+    ]
+
+
 def _write_image(
-    model: Model, node: Node, values: dict, index: int, work: Path, layers: dict[str, dict]
+    graph: Model, node: Node, values: dict, index: int, work: Path, layers: dict[str, dict]
 ) -> None:
-    x, y = values[node.inputs[0]], values[node.outputs[0]]
-    arguments = conv_arguments(model, node)
+    x, y, conv = values[node.inputs[0]], values[node.outputs[0]], graph.conv(node)
     try:
-        st = qc.stages(x, **arguments, **node.attributes)
-        geo = qc.geometry(x.shape, arguments["w"].shape, **node.attributes)
+        st = qc.stages(x, conv, accumulate=fast.accumulate)
+        if x.ndim != 4:
+            raise UnusableInput(f"x has {x.ndim} axes; 4 needed")
+        if len(x) != 1:
+            raise UnusableInput(f"x holds {len(x)} images; vectors are of one at a time")
     except UnusableInput as error:
-        raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
-    if x.ndim != 4:
-        raise UnusableInput(f"{model.path}: node {node.name}: x has {x.ndim} axes; 4 needed")
-    layer = Layer(node, arguments, geo, folder_name(model.nodes.index(node), node.name))
+        raise UnusableInput(f"{graph.path}: node {node.name}: {error}") from None
+    folder = folder_name(graph.nodes.index(node), len(graph.nodes), node.name)
+    layer = Layer(node, conv, conv.geometry(x.shape), folder)
     target = work / layer.folder
     image = {"x": x, "sums": st.sums, "acc": st.acc, "y": y}
     constants = layer.constants()
-    if node.name not in layers:
+    if layer.folder not in layers:
         target.mkdir()
         for name, array in constants.items():
-            _write_hex(target / f"{name}.hex", array)
-        with (target / "layer.h").open("w") as file:
-            file.writelines(header(layer, image))
-        with (target / "layer.vh").open("w") as file:
-            file.writelines(f"`define {k} ({v})\n" for k, v in defines(layer, image).items())
-        layers[node.name] = {
+            _write_lines(target / f"{name}.hex", hex_lines(array))
+        _write_lines(target / "layer.h", header(layer, image))
+        sizes = (f"`define {k} ({v})\n" for k, v in defines(layer, image).items())
+        _write_lines(target / "layer.vh", sizes)
+        layers[layer.folder] = {
             "name": node.name,
             "folder": layer.folder,
             "parameters": defines(layer, image),
@@ -207,15 +227,14 @@ def _write_image(
             "fixed_point_differs": 0,
         }
     for name, array in image.items():
-        _write_hex(target / f"image{index:02d}_{name}.hex", array)
+        _write_lines(target / f"image{index:02d}_{name}.hex", hex_lines(array))
     np.savez_compressed(target / f"image{index:02d}.npz", **constants, **image)
-    zero = arguments["y_zero_point"]
     fixed = requantizers.requantize_fixed(
-        st.acc, constants["multiplier"], constants["right_shift"], zero
+        st.acc, constants["multiplier"], constants["right_shift"], conv.y_zero_point
     )
-    layers[node.name]["fixed_point_differs"] += int((fixed != y).sum())
+    layers[layer.folder]["fixed_point_differs"] += int((fixed != y).sum())
 
 
-def _write_hex(path: Path, values: np.ndarray) -> None:
-    with path.open("w") as file:
-        file.writelines(hex_lines(values))
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)

@@ -22,7 +22,6 @@ from qlinear.errors import run_command
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.ort import session, single_node, tensors
-from qlinear.validate import convolutions
 
 
 def best(function: Callable[[], object], seconds: float) -> float:
@@ -39,12 +38,12 @@ def best(function: Callable[[], object], seconds: float) -> float:
 def time_layers(model: Model, x: np.ndarray, each: float) -> tuple[float, float]:
     """Seconds for all QLinearConv layers: ours, and onnx.reference's."""
     values = tensors(model, x)
-    layers = convolutions(model)
+    layers = model.of_type("QLinearConv")
     ours = sum(best(lambda n=node: compute(model, n, values), each) for node in layers)
     theirs = 0.0
     for node in layers:
         feeds = {node.inputs[0]: values[node.inputs[0]]}
-        evaluator = ReferenceEvaluator(single_node(model, node.name, feeds[node.inputs[0]]))
+        evaluator = ReferenceEvaluator(single_node(model, node, feeds))
         theirs += best(lambda e=evaluator, f=feeds: e.run(None, f), each)
     return ours, theirs
 
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     model = load(args.model)
     images = load_samples()[0].astype(np.float32)
-    one, every = (session(model.proto, threads=n) for n in (1, 0))
+    one, every = (session(model, threads=n) for n in (1, 0))
     (x_name,) = model.inputs
     print(f"{args.model}, onnx {onnx.__version__}, numpy {np.__version__}")
     for batch in args.batch:

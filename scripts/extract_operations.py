@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Write every node of a model, with the values of its scales and zero points, as JSON.
+"""Write every node of a model, with its scales, zero points, types and shapes, as JSON.
 
-    python scripts/extract_operations.py models/resnet8_int8.onnx
+    python scripts/extract_operations.py --model models/resnet8_int8.onnx --output FILE
+    python scripts/extract_operations.py MODEL
 
-writes models/resnet8_int8_operations.json; models/operations.schema.json describes the format.
+The second writes MODEL_operations.json beside the model; models/operations.schema.json describes
+the format. One line of jq answers what is asked most often:
+
+    jq .scales FILE        jq .zero_points FILE        jq .quantization FILE
 """
 
 import argparse
@@ -11,7 +15,8 @@ import json
 from pathlib import Path
 
 from qlinear.describe import extract
-from qlinear.errors import run_command
+from qlinear.errors import UnusableInput, run_command
+from qlinear.files import write_text
 from qlinear.onnx_model import load
 
 
@@ -19,20 +24,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "model",
-        type=Path,
-        nargs="?",
-        default=Path("models/resnet8_int8.onnx"),
-        help="ONNX model",
-    )
-    parser.add_argument("--out", type=Path, help="JSON file (default: MODEL_operations.json)")
+    default = Path("models/resnet8_int8.onnx")
+    parser.add_argument("positional", type=Path, nargs="?", metavar="MODEL", help="ONNX model")
+    parser.add_argument("--model", type=Path, help="the same, by name")
+    parser.add_argument("--output", "--out", type=Path, help="JSON file to write")
     args = parser.parse_args(argv)
-    out = args.out or args.model.with_name(f"{args.model.stem}_operations.json")
-    text = json.dumps(extract(load(args.model)), indent=1) + "\n"
-    partial = out.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(out)
+    if args.positional and args.model:
+        raise UnusableInput(f"{args.positional} and {args.model}: name one model")
+    model = args.model or args.positional or default
+    out = args.output or model.with_name(f"{model.stem}_operations.json")
+    write_text(out, json.dumps(extract(load(model)), indent=1) + "\n")
     print(f"wrote {out}")
 
 

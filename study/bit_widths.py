@@ -12,7 +12,7 @@ import numpy as np
 
 from qlinear.onnx_model import Model
 from qlinear.operators import OPERATORS
-from study.quantize import float_name, layers
+from study.quantize import float_name, layers, name_of
 
 
 def read_ranges(path: Path) -> dict[str, tuple[np.float32, np.float32]]:
@@ -67,15 +67,15 @@ def requantized(
                 constants[f"{stem}_scale"], constants[f"{stem}_zero_point"] = parts
     for node in layers(model):
         split = per_channel if isinstance(per_channel, bool) else node.name in per_channel
-        conv = node.op_type == "QLinearConv"
-        w_name, scale_name, zero_name, bias_name = (
-            node.inputs[i] for i in ((3, 4, 5, 8) if conv else (3, 4, 5, 6))
+        w_name, scale_name, zero_name, bias_name, x_scale_name = (
+            name_of(model, node, what)
+            for what in ("w", "w_scale", "w_zero_point", "bias", "x_scale")
         )
         floats = float_model.constants
         w, w_scale = weights(floats[w_name.removesuffix("_quantized")], w_bits, split)
         constants[w_name], constants[scale_name] = w, w_scale
         constants[zero_name] = np.zeros(w_scale.shape, np.int8)
-        step = np.float64(constants[node.inputs[1]]) * w_scale.astype(np.float64)
+        step = np.float64(constants[x_scale_name]) * w_scale.astype(np.float64)
         bias = floats[bias_name.removesuffix("_quantized")]
         constants[bias_name] = np.rint(bias / step).astype(np.int32)
     return replace(model, constants=constants)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.quantization import QuantFormat
 
-from qlinear.engine import check_tensor, run
+from qlinear.compare import compare_arrays
+from qlinear.engine import run
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, from_proto, load
 from qlinear.ort import all_outputs, session
@@ -50,7 +51,7 @@ def evaluate(
     quantized = bool(model.of_type("QLinearConv"))
     proto = all_outputs(model) if quantized else model.proto
     names = [o.name for o in proto.graph.output]
-    oracle = session(proto, threads=0)
+    oracle = session(from_proto(proto, model.path), threads=0)
     score = Score(model.path.name)
     for start in range(0, len(images), batch):
         x = images[start : start + batch].astype(np.float32)
@@ -59,7 +60,7 @@ def evaluate(
         if quantized:
             ours = run(model, x)
             for name in names:
-                check = check_tensor(name, "", ours[name], theirs[name])
+                check = compare_arrays(name, ours[name], theirs[name])
                 score.elements += check.elements
                 score.differing += check.mismatches
         hits = theirs[y_name].argmax(axis=1) == wanted
@@ -90,7 +91,7 @@ def compare_forms(models: Path, images: np.ndarray, batch: int = 500) -> list[Fo
     ((x_name, _),) = from_proto(qdq).inputs.items()
 
     def logits(proto, optimize=True) -> np.ndarray:
-        oracle = session(proto, threads=0, optimize=optimize)
+        oracle = session(from_proto(proto), threads=0, optimize=optimize)
         parts = [
             oracle.run(None, {x_name: images[i : i + batch].astype(np.float32)})[0]
             for i in range(0, len(images), batch)

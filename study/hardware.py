@@ -27,7 +27,6 @@ from qlinear.errors import UnusableInput
 from qlinear.hardware import accumulators, analog, requantizers, variants
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
-from qlinear.operators.qlinear_conv import accumulator_range
 from study import bit_widths, quantize
 from study.cifar10 import load_cifar10
 
@@ -138,11 +137,10 @@ def analog_arrays(study: Study, images: int) -> Iterator[Measurement]:
 
 
 def bounds(model: Model) -> dict[str, list[int]]:
-    """Each layer's proven accumulator range, with bias, over all its channels."""
+    """What each layer's register must hold, over all its channels."""
     found = {}
     for node in quantize.layers(model):
-        w, zero, bias = quantize.weights(model, node)
-        low, high = accumulator_range(w, zero, np.int8, model.constants[node.inputs[2]], bias)
+        low, high = quantize.layer(model, node).register_range()
         found[node.name] = [int(low.min()), int(high.max())]
     return found
 

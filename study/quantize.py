@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, Node, from_proto, load
+from qlinear.operators.qgemm import as_conv
+from qlinear.operators.qlinear_conv import Conv
 from qlinear.ort import run_node, tensors
 from study.cifar10 import load_cifar10
 
@@ -29,7 +31,13 @@ PER_TENSOR, PER_CHANNEL = (
 )
 UINT8, MIXED = "resnet8_uint8.onnx", "resnet8_int8.onnx"
 LAYER_TYPES = ("QLinearConv", "QGemm")
-INPUTS_OF = {"QLinearConv": (3, 5, 8), "QGemm": (3, 5, 6)}  # w, its zero point, bias
+# a convolution's and a dense layer's names for the same things
+NAMES = {
+    "QLinearConv": dict(x_scale="x_scale", w="w", w_scale="w_scale", w_zero_point="w_zero_point",
+                        bias="B"),
+    "QGemm": dict(x_scale="a_scale", w="B", w_scale="b_scale", w_zero_point="b_zero_point",
+                  bias="C"),
+}  # fmt: skip
 SEED, IMAGES = 0, 1000  # of the calibration
 GAIN_DB = 1.0  # a layer is per-channel where that gains at least so much
 
@@ -113,18 +121,20 @@ def layers(model: Model) -> list[Node]:
     return [node for node in model.nodes if node.op_type in LAYER_TYPES]
 
 
-def weights(model: Model, node: Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The weights of a layer, their zero point and the int32 bias."""
-    return tuple(model.constants[node.inputs[i]] for i in INPUTS_OF[node.op_type])
+def layer(model: Model, node: Node) -> Conv:
+    """A layer's record; a dense one as the 1x1 convolution that it is."""
+    if node.op_type == "QGemm":
+        return as_conv(**model.arguments(node), **node.attributes)
+    return model.conv(node)
+
+
+def name_of(model: Model, node: Node, what: str) -> str:
+    """The constant behind x_scale, w, w_scale, w_zero_point or bias of a layer."""
+    return model.name_of(node, NAMES[node.op_type][what])
 
 
 def _dequantize(q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     return (q.astype(np.float64) - float(zero_point)) * float(scale)
-
-
-def _output_parameters(model: Model, node: Node) -> tuple[np.ndarray, np.ndarray]:
-    at = 6 if node.op_type == "QLinearConv" else 7
-    return tuple(model.constants[name] for name in node.inputs[at : at + 2])
 
 
 def float_name(float_model: Model, quantized: str) -> str:
@@ -150,13 +160,15 @@ def layer_noise(
     for node, other in zip(layers(per_tensor), layers(per_channel), strict=True):
         y = reference[float_name(float_model, node.outputs[0])].astype(np.float64)
         x = reference[float_name(float_model, node.inputs[0])]
-        x_scale, x_zero = (per_tensor.constants[name] for name in node.inputs[1:3])
+        of_x = layer(per_tensor, node)
+        x_scale, x_zero = of_x.x_scale, of_x.x_zero_point
         info = np.iinfo(x_zero.dtype)
         x_int = np.clip(np.rint(x / x_scale) + float(x_zero), info.min, info.max)
         ratios = []
-        for model, layer in ((per_tensor, node), (per_channel, other)):
-            y_int = run_node(model, layer.name, x_int.astype(x_zero.dtype))
-            noise = y - _dequantize(y_int, *_output_parameters(model, layer))
+        for model, each in ((per_tensor, node), (per_channel, other)):
+            y_int = run_node(model, each.name, x_int.astype(x_zero.dtype))
+            constants = layer(model, each)
+            noise = y - _dequantize(y_int, constants.y_scale, constants.y_zero_point)
             ratios.append(float(10 * np.log10((y**2).sum() / (noise**2).sum())))
         found.append(LayerNoise(node.name, *ratios))
     return found
@@ -173,7 +185,7 @@ def mix(per_tensor: Model, per_channel: Model, chosen: set[str]) -> onnx.ModelPr
         name
         for node in layers(per_channel)
         if node.name in chosen
-        for name in node.inputs[1:]
+        for name in per_channel.names(node).values()
         if name in source
     }
     proto = onnx.ModelProto()

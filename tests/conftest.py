@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qlinear.inputs import load_samples
 
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.ort import tensors
 

@@ -24,9 +24,9 @@ except ImportError:
 
 # coverage guides atheris only through modules that were imported under its eyes
 with atheris.instrument_imports(include=["qlinear"]) if atheris else contextlib.nullcontext():
-    from qlinear import qdq
-    from qlinear.__main__ import inspected
+    from qlinear.describe import inspected
     from qlinear.errors import UnusableInput
+    from qlinear.fuse import fuse
     from qlinear.onnx_model import load
     from qlinear.ort import operator_model
 
@@ -49,14 +49,8 @@ def attempt(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(data)
-        try:
-            model = load(path)
-            if qdq.is_qdq(model):
-                model, _ = qdq.read(model)
-            for node in model.nodes:
-                inspected(model, node)
-        except UnusableInput:
-            pass
+        with contextlib.suppress(UnusableInput):
+            inspected(fuse(load(path)))
 
 
 def with_hypothesis(seconds: float) -> int:

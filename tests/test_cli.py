@@ -12,10 +12,11 @@ import pytest
 from conftest import MODELS, ROOT, needs
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
-from qlinear.inputs import load_samples
 
-from qlinear import qdq, vectors
+from qlinear import vectors
 from qlinear.engine import run
+from qlinear.fuse import fuse
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import load, with_constants
 from qlinear.ort import operator_model
 from study import quantize
@@ -41,7 +42,7 @@ def test_inspect_lists_every_node():
     found = json.loads(qlinear("inspect", BOOK, "--json").stdout)["nodes"]
     assert len(found) == 17
     stem = next(row for row in found if row["node"] == "stem_quant")
-    assert stem["weights"] == "16x3x3x3" and stem["scales"] == "per-channel"
+    assert "int8 16x3x3x3" in stem["inputs"] and stem["quantization"] == "per-channel"
     assert 16 < stem["bits"] < 24
     assert "stem_quant" in qlinear("inspect", BOOK).stdout
 
@@ -49,10 +50,11 @@ def test_inspect_lists_every_node():
 def test_validate_checks_nodes_and_graph():
     done = qlinear("validate", BOOK)
     assert done.returncode == 0
-    assert "whole graph: 0 of 117908 elements differ" in done.stdout
-    assert done.stdout.rstrip().endswith("PASS ✓ (exact match)")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "PASS: 117908 elements of 17 tensors equal, for these inputs"
+    assert lines[-2].startswith("recomputed: 17 of 17 quantized nodes, 10 of 10 multiply-")
     found = json.loads(qlinear("validate", BOOK, "--node", "dense_quant", "--json").stdout)
-    assert found["passed"] and len(found["nodes"]) == 1
+    assert found["verdict"] == "PASS" and len(found["tensors"]) == 1
 
 
 def test_explain_ends_at_onnxruntimes_value():
@@ -109,11 +111,11 @@ def test_vectors_are_the_same_bytes_again(written, tmp_path):
 
 
 def test_vectors_never_overwrite(written):
-    assert "not empty" in refused("vectors", BOOK, "--out", written)
+    assert "not an empty folder" in refused("vectors", BOOK, "--out", written)
 
 
 def test_node_names_do_not_leave_the_folder(tmp_path, model):
-    assert vectors.folder_name(3, "../../etc/passwd") == "03_______etc_passwd"
+    assert vectors.folder_name(3, 17, "../../etc/passwd") == "03_______etc_passwd"
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     proto.graph.node[1].name = "../../outside"
@@ -188,12 +190,12 @@ def test_a_qdq_model_is_read_as_its_integer_network(tmp_path, per_channel):
         ), path,
     )  # fmt: skip
     done = qlinear("validate", path)
-    assert done.returncode == 0 and "whole graph: 0 of" in done.stdout
-    assert "9 QLinearConv" in done.stderr
+    assert done.returncode == 0 and "10 of 10 multiply-accumulate nodes" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("PASS: 117908 elements of 17 tensors equal")
     twin = load(MODELS / (quantize.PER_CHANNEL if per_channel else quantize.PER_TENSOR))
     x = load_samples()[0].astype(np.float32)
-    network, _ = qdq.read(load(path))
-    assert (run(network, x)["logits"] == run(twin, x)["logits"]).all()
+    network = fuse(load(path))
+    assert (run(network.graph, x)["logits"] == run(twin, x)["logits"]).all()
 
 
 def conv_model(path, x_shape, w_shape, **attributes):
@@ -364,5 +366,5 @@ def test_truncated_models_get_one_line(tmp_path, size):
 
 def test_help_has_examples():
     done = qlinear("--help")
-    assert done.returncode == 0 and "python -m qlinear explain MODEL.onnx" in done.stdout
+    assert done.returncode == 0 and "qlinear explain MODEL.onnx" in done.stdout
     assert qlinear("vectors", BOOK).returncode == 2  # --out is missing

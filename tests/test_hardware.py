@@ -7,13 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 from conftest import MODELS
-from qlinear.inputs import load_samples
 
 from qlinear.engine import run
 from qlinear.hardware import accumulators, analog, proofs, requantizers, variants
-from qlinear.onnx_model import conv_arguments, load
+from qlinear.inputs import load_samples
+from qlinear.onnx_model import load
 from qlinear.operators import arithmetic as ar
-from qlinear.operators import qlinear_conv as qc
 from study import bit_widths, quantize
 
 PIXELS = load_samples()[0][:2].astype(np.float32)
@@ -92,11 +91,8 @@ def test_integer_form_of_the_float32_chain_is_equal_everywhere():
 
 
 def test_thresholds_describe_a_requantizer_completely(model):
-    args = conv_arguments(model, model.node("block2_conv1_quant"))
-    scale = np.broadcast_to(
-        ar.requantization_scale(args["x_scale"], args["w_scale"], args["y_scale"]), 32
-    )
-    zero = args["y_zero_point"]
+    conv = model.conv(model.node("block2_conv1_quant"))
+    scale, zero = conv.factor, conv.y_zero_point
     low, high = np.full(32, -30_000), np.full(32, 30_000)
     edges = proofs.thresholds(lambda acc: ar.requantize(acc, scale, zero), low, high)
     acc = np.broadcast_to(np.arange(-30_000, 30_001, dtype=np.int32), (1, 32, 60_001))
@@ -138,7 +134,7 @@ def test_narrow_activations_stay_in_their_range():
         if value.dtype == np.int8:
             assert value.min() >= -8 and value.max() <= 7
     for node in quantize.layers(other):
-        assert np.abs(other.constants[node.inputs[3]]).max() == 15
+        assert np.abs(quantize.layer(other, node).w).max() == 15
 
 
 def test_signed_weights_on_arrays():
@@ -174,9 +170,7 @@ def test_pairs_saturate_at_16_bits():
 def test_the_stored_study_belongs_to_the_committed_model(model):
     study = json.loads((MODELS / "hardware.json").read_text())
     for node in quantize.layers(model):
-        w, zero, bias = quantize.weights(model, node)
-        x_zero = model.constants[node.inputs[2]]
-        low, high = qc.accumulator_range(w, zero, np.int8, x_zero, bias)
+        low, high = quantize.layer(model, node).register_range()
         assert study["bounds"][node.name] == [low.min(), high.max()]
     assert study["accumulators"]["images"] == 10_000
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import MODELS, QUANTIZED, ROOT, needs
 
-from qlinear.onnx_model import conv_arguments, load
+from qlinear.onnx_model import load
 from study import quantize
 
 
@@ -57,7 +57,7 @@ def test_the_rule_made_the_books_model(model):
     chosen = {row["layer"]: quantize.LayerNoise(**row).per_channel for row in rows}
     kinds = []
     for node in quantize.layers(model):
-        per_channel = model.constants[node.inputs[4]].ndim == 1  # w_scale, or QGemm's b_scale
+        per_channel = quantize.layer(model, node).w_scale.ndim == 1
         assert per_channel == chosen[node.name]
         kinds.append(per_channel)
     assert 3 <= sum(kinds) <= len(kinds) - 3  # several on each side
@@ -69,7 +69,7 @@ def test_float_model_has_the_promised_topology():
     found = [
         (
             n.name,
-            model.constants[n.inputs[1]].shape,
+            model.arguments(n)["W"].shape,
             *(n.attributes[k] for k in ("strides", "pads")),
         )
         for n in model.of_type("Conv")
@@ -87,13 +87,13 @@ def test_float_model_has_the_promised_topology():
         ("block3_shortcut", (64, 32, 1, 1), [2, 2], [0, 0, 0, 0]),
     ]
     (gemm,) = model.of_type("Gemm")
-    assert model.constants[gemm.inputs[1]].shape == (10, 64)
+    assert model.arguments(gemm)["B"].shape == (10, 64)
     assert not model.of_type("BatchNormalization") and len(model.of_type("Relu")) == 7
 
 
 def test_input_is_the_pixel_minus_128(model):
-    stem = conv_arguments(model, model.node("stem_quant"))
-    assert stem["x_scale"] == 1 and stem["x_zero_point"] == -128
+    stem = model.conv(model.node("stem_quant"))
+    assert stem.x_scale == 1 and stem.x_zero_point == -128
 
 
 def test_accuracy_is_as_promised():

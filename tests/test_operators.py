@@ -10,7 +10,7 @@ from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 from qlinear.operators.qgemm import qgemm
-from qlinear.operators.qlinear_add import constants, fma, qlinear_add
+from qlinear.operators.qlinear_add import factors, fma, qlinear_add
 from qlinear.operators.qlinear_global_average_pool import qlinear_global_average_pool
 from qlinear.operators.qlinear_matmul import qlinear_matmul
 from qlinear.operators.quantize_linear import quantize_linear
@@ -184,7 +184,7 @@ def test_fma_differs_from_two_roundings():
     e = F(2**-20)
     assert fma(F(1) + e, F(1) - e, F(-1)) == -(2.0**-40)
     assert (F(1) + e) * (F(1) - e) + F(-1) != -(2.0**-40)
-    ra, rb, fixed = constants(F(0.3), np.int8(3), F(0.2), np.int8(5), F(0.7), np.int8(1))
+    ra, rb, fixed = factors(F(0.3), np.int8(3), F(0.2), np.int8(5), F(0.7), np.int8(1))
     assert ra.dtype == rb.dtype == fixed.dtype == F
 
 

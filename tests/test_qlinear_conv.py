@@ -9,51 +9,59 @@ import pytest
 from conftest import MODELS, QUANTIZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qlinear.inputs import load_samples
 from threadpoolctl import ThreadpoolController
 
+from qlinear.compare import Comparison, compare_arrays
 from qlinear.errors import UnusableInput
 from qlinear.explain import work
-from qlinear.onnx_model import conv_arguments, from_proto, load, with_constants
+from qlinear.inputs import load_samples
+from qlinear.onnx_model import Model, Node, from_proto, load, with_constants
 from qlinear.operators import arithmetic as ar
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators import qlinear_conv_fast as fast
+from qlinear.operators import threads
 from qlinear.ort import run_operator, tensors
-from qlinear.validate import check_conv, convolutions
+
+
+def compared(model: Model, node: Node, values: dict) -> Comparison:
+    """A node by the plain reference, against ONNX Runtime's tensor."""
+    y = qc.stages(values[node.inputs[0]], model.conv(node)).y
+    return compare_arrays(node.outputs[0], y, values[node.outputs[0]])
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_every_layer_equals_ort(name):
     model = load(MODELS / f"{name}.onnx")
     values = tensors(model, load_samples()[0].astype(np.float32))
-    checks = [check_conv(model, node, values) for node in convolutions(model)]
+    checks = [compared(model, node, values) for node in model.of_type("QLinearConv")]
     assert len(checks) == 9
     assert [c.mismatches for c in checks] == [0] * 9
 
 
 def test_a_flipped_weight_is_found(model, values):
     node = model.node("block1_conv2_quant")
-    w = model.constants[node.inputs[3]].copy()
+    w = model.conv(node).w.copy()
     w[3, 2, 1, 1] = ~w[3, 2, 1, 1]
-    check = check_conv(from_proto(with_constants(model, {node.inputs[3]: w})), node, values)
-    assert not check.passed and check.first["index"][1] == 3
+    wrong = from_proto(with_constants(model, {model.name_of(node, "w"): w}))
+    check = compared(wrong, node, values)
+    assert not check.equal and check.first.index[1] == 3
 
 
 def test_swapped_per_channel_scales_are_found(model, values):
     node = model.node("stem_quant")
-    w_scale = model.constants[node.inputs[4]].copy()
+    w_scale = model.conv(node).w_scale.copy()
     w_scale[[0, 1]] = w_scale[[1, 0]]
-    check = check_conv(from_proto(with_constants(model, {node.inputs[4]: w_scale})), node, values)
-    assert not check.passed and check.first["index"][1] in (0, 1)
+    wrong = from_proto(with_constants(model, {model.name_of(node, "w_scale"): w_scale}))
+    check = compared(wrong, node, values)
+    assert not check.equal and check.first.index[1] in (0, 1)
 
 
 def test_a_zero_point_off_by_one_is_found(model, values):
     node = model.node("block2_conv2_quant")
-    zero = np.int8(model.constants[node.inputs[7]] + 1)
-    check = check_conv(
-        from_proto(with_constants(model, {node.inputs[7]: np.array(zero)})), node, values
-    )
-    assert not check.passed and check.max_difference == 1
+    zero = np.array(model.conv(node).y_zero_point + 1, np.int8)
+    wrong = from_proto(with_constants(model, {model.name_of(node, "y_zero_point"): zero}))
+    check = compared(wrong, node, values)
+    assert not check.equal and check.max_difference == 1
 
 
 def test_padding_with_zero_is_found(model, values, monkeypatch):
@@ -61,7 +69,7 @@ def test_padding_with_zero_is_found(model, values, monkeypatch):
         return np.pad(x, [(0, 0), (0, 0), *zip(geo.begin, geo.end, strict=True)])
 
     monkeypatch.setattr(qc, "pad", with_integer_zero)
-    assert not check_conv(model, model.node("stem_quant"), values).passed
+    assert not compared(model, model.node("stem_quant"), values).equal
 
 
 def test_half_up_rounding_is_found(monkeypatch):
@@ -72,6 +80,11 @@ def test_half_up_rounding_is_found(monkeypatch):
     assert (fast.qlinear_conv(**inputs) == theirs).all()
     monkeypatch.setattr(qc.np, "rint", lambda v: np.floor(v + np.float32(0.5)))
     assert (qc.qlinear_conv(**inputs) != theirs).any()
+
+
+def record(inputs: dict, attributes: dict | None = None) -> qc.Conv:
+    constants = {k: v for k, v in inputs.items() if k != "x"}
+    return qc.Conv(**constants, attributes=attributes or {})
 
 
 def tie_inputs() -> dict[str, np.ndarray]:
@@ -94,15 +107,15 @@ def test_scale_is_rounded_after_each_operation():
 
 def test_loops_agree_with_the_fast_sum(model, values):
     node = model.node("block2_conv1_quant")
-    args, x = conv_arguments(model, node), values[node.inputs[0]]
-    st_ = qc.stages(x, **args, **node.attributes)
-    geo = qc.geometry(x.shape, args["w"].shape, **node.attributes)
+    conv, x = model.conv(node), values[node.inputs[0]]
+    st_ = qc.stages(x, conv)
+    geo = conv.geometry(x.shape)
     rng = np.random.default_rng(0)
     for _ in range(50):
         n, m, *at = (int(rng.integers(size)) for size in st_.sums.shape)
-        zeros = args["x_zero_point"], args["w"], args["w_zero_point"]
+        zeros = conv.x_zero_point, conv.w, conv.w_zero_point
         loops = qc.accumulate_loops(st_.padded, *zeros, geo, n, m, tuple(at))
-        element = work(x, args, node.attributes, n, m, tuple(at))
+        element = work(x, conv, n, m, tuple(at))
         assert loops[-1] == st_.sums[n, m, *at] == element.running[-1]
         assert loops == element.running.tolist()
         assert element.y == st_.y[n, m, *at]
@@ -115,7 +128,7 @@ def test_accumulator_range_is_attained_and_tight():
         for _ in range(20):
             w = rng.integers(-128, 128, (3, 2, 3)).astype(np.int8)
             w_zero, x_zero = np.int8(rng.integers(-9, 9)), x_type(rng.integers(info.min, info.max))
-            low, high = qc.accumulator_range(w, w_zero, x_type, x_zero)
+            low, high = qc.sum_range(w, w_zero, np.dtype(x_type), x_zero)
             terms = w.astype(int).reshape(3, -1) - int(w_zero)
             for m in range(3):
                 top = np.where(terms[m] > 0, info.max, info.min) - int(x_zero)
@@ -146,9 +159,11 @@ def test_float_sums_are_exact_up_to_their_bound():
     x = np.full((1, taps, 1), 127, np.int8)
     w = np.full((1, taps, 1), 127, np.int8)
     geo = qc.geometry(x.shape, w.shape)
-    sums = qc.accumulate(x, np.int8(-128), w, np.int8(-128), geo)
     exact = taps * 255 * 255
-    assert exact > 2**31 and sums.item() == (exact + 2**31) % 2**32 - 2**31
+    wrapped = (exact + 2**31) % 2**32 - 2**31
+    assert exact > 2**31
+    for accumulate in (qc.accumulate, fast.accumulate):
+        assert accumulate(x, np.int8(-128), w, np.int8(-128), geo).item() == wrapped
 
 
 @st.composite
@@ -218,7 +233,7 @@ def test_the_fast_convolution_equals_the_plain_one(case, images, more, cache):
     if "pads" in attributes:  # beyond what ONNX Runtime takes: wider than the kernel and the image
         attributes["pads"] = [pad + more * (i % 2) for i, pad in enumerate(attributes["pads"])]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "THREADS", 3)
+        patch.setattr(threads, "THREADS", 3)
         patch.setattr(fast, "CACHE", cache)
         ours = fast.qlinear_conv(**inputs, **attributes)
     plain = qc.qlinear_conv(**inputs, **attributes)
@@ -241,7 +256,7 @@ def test_the_fast_convolution_pads_wider_than_the_kernel(kernel):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*fork")
 def test_the_fast_convolution_runs_in_a_forked_process(monkeypatch):
-    monkeypatch.setattr(fast, "THREADS", 2)
+    monkeypatch.setattr(threads, "THREADS", 2)
     inputs = tie_inputs()
     inputs["x"] = np.zeros((2, 1, 1, 1), np.int8)
     ours = fast.qlinear_conv(**inputs)  # starts the threads
@@ -251,7 +266,7 @@ def test_the_fast_convolution_runs_in_a_forked_process(monkeypatch):
 
 
 def test_fast_convolutions_at_once_leave_blas_its_threads(monkeypatch):
-    monkeypatch.setattr(fast, "THREADS", 2)
+    monkeypatch.setattr(threads, "THREADS", 2)
     inputs = tie_inputs()
     inputs["x"] = np.zeros((64, 1, 8, 8), np.int8)
     plain = qc.qlinear_conv(**inputs)
@@ -268,18 +283,18 @@ def test_no_sum_of_the_fast_convolution_passes_its_bound(case):
     inputs, attributes = case
     x, w, zero = inputs["x"], inputs["w"], inputs["x_zero_point"]
     weights, constant = fast.folded(int(zero), w, inputs["w_zero_point"], inputs["B"])
-    low, high = qc.accumulator_range(w, inputs["w_zero_point"], x.dtype, x.dtype.type(0), constant)
+    low, high = qc.sum_range(w, inputs["w_zero_point"], x.dtype, x.dtype.type(0))
+    ends = np.stack([low, low + constant, high, high + constant])
     largest = fast.largest_sum(weights, constant, x.dtype)
-    assert max(-low.min(), high.max()) <= largest
+    assert np.abs(ends).max() <= largest
     # and the folded sum is the one of the two stages
     geo = qc.geometry(x.shape, w.shape, **attributes)
     columns = qc.patches(qc.pad(x, zero, geo).astype(np.int64), geo)
     sums = (weights.reshape(geo.group, -1, weights.shape[1]) @ columns).reshape(
         len(x), len(w), *geo.out
     )
-    assert (
-        sums + ar.per_channel(constant, sums.ndim) == qc.stages(**inputs, **attributes).acc
-    ).all()
+    acc = qc.stages(x, record(inputs, attributes)).acc
+    assert (sums + ar.per_channel(constant, sums.ndim) == acc).all()
 
 
 def test_the_fast_convolution_leaves_sums_beyond_24_bits_to_the_plain_one(monkeypatch):
@@ -292,7 +307,7 @@ def test_the_fast_convolution_leaves_sums_beyond_24_bits_to_the_plain_one(monkey
         w_scale=np.float32(1), w_zero_point=np.int8(0), y_scale=np.float32(1),
         y_zero_point=np.int8(0),
     )  # fmt: skip
-    acc = qc.stages(**inputs).acc
+    acc = qc.stages(inputs["x"], record(inputs)).acc
     assert (acc > 2**24).all()
     inputs["B"] = -acc.reshape(64)
     theirs = run_operator("QLinearConv", inputs)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qlinear.errors import run_command
+from qlinear.errors import UnusableInput, run_command
 from qlinear.inputs import load_samples
-from qlinear.onnx_model import Model, Node, conv_arguments, load
-from qlinear.operators.qlinear_add import INPUTS
+from qlinear.onnx_model import Model, Node, load
 from qlinear.ort import tensors
 from study.cifar10 import CLASSES
 
@@ -34,23 +33,24 @@ def short(name: str) -> str:
     return name.removesuffix("_quantized").removesuffix("_out").removesuffix("_quant")
 
 
-def conv(model: Model, node: Node, values: dict[str, np.ndarray]) -> dict:
-    args = conv_arguments(model, node)
-    assert (args["w_zero_point"] == 0).all()  # the page's arithmetic leaves it out
-    scales = np.broadcast_to(args["w_scale"], len(args["w"]))
+def conv_entry(model: Model, node: Node, values: dict[str, np.ndarray]) -> dict:
+    conv = model.conv(node)
+    if conv.w_zero_point.any():
+        raise UnusableInput(f"{node.name}: the page's arithmetic leaves w_zero_point out")
+    scales = np.broadcast_to(conv.w_scale, len(conv.w))
     return {
         "kind": "conv", "name": short(node.name), "input": short(node.inputs[0]),
-        "shape": list(args["w"].shape), "w": packed(args["w"]), "B": packed(args["B"]),
-        "w_scale": scales.tolist(), "x_scale": args["x_scale"].item(),
-        "y_scale": args["y_scale"].item(), "x_zero": int(args["x_zero_point"]),
-        "y_zero": int(args["y_zero_point"]), "strides": node.attributes["strides"],
+        "shape": list(conv.w.shape), "w": packed(conv.w), "B": packed(conv.B),
+        "w_scale": scales.tolist(), "x_scale": conv.x_scale.item(),
+        "y_scale": conv.y_scale.item(), "x_zero": int(conv.x_zero_point),
+        "y_zero": int(conv.y_zero_point), "strides": node.attributes["strides"],
         "pads": node.attributes["pads"], "in": list(values[node.inputs[0]].shape[1:]),
         "out": list(values[node.outputs[0]].shape[1:]),
     }  # fmt: skip
 
 
 def add(model: Model, node: Node) -> dict:
-    args = dict(zip(INPUTS, node.inputs, strict=True))
+    args = model.names(node)
     made = {"kind": "add", "name": short(node.name), "a": short(args["A"]), "b": short(args["B"])}
     for tensor in "ABC":
         made[f"{tensor.lower()}_scale"] = model.constants[args[f"{tensor}_scale"]].item()
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     nodes = []
     for node in model.nodes:
         if node.op_type == "QLinearConv":
-            nodes.append(conv(model, node, values))
+            nodes.append(conv_entry(model, node, values))
         elif node.op_type == "QLinearAdd":
             nodes.append(add(model, node))
     data = {

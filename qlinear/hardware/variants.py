@@ -10,7 +10,10 @@ import numpy as np
 
 from qlinear.operators import OPERATORS
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import centred, requantization_scale, requantize
+from qlinear.operators import qlinear_conv_fast as fast
+from qlinear.operators.arithmetic import centred, requantize
+from qlinear.operators.qgemm import as_conv
+from qlinear.operators.qlinear_conv import Conv
 
 
 def operators_with(
@@ -30,35 +33,24 @@ def operators_with(
     With no arguments the table computes what the reference computes.
     """
 
-    def conv(
-        x,
-        x_scale,
-        x_zero_point,
-        w,
-        w_scale,
-        w_zero_point,
-        y_scale,
-        y_zero_point,
-        B=None,
-        **attributes,
-    ):
-        geo = qc.geometry(x.shape, w.shape, **attributes)
-        padded = qc.pad(x, x_zero_point, geo)
+    def layer(x: np.ndarray, conv: Conv) -> np.ndarray:
+        geo = conv.geometry(x.shape)
+        padded = qc.pad(x, conv.x_zero_point, geo)
         if summation is None:
-            acc = qc.add_bias(qc.accumulate(padded, x_zero_point, w, w_zero_point, geo), B)
+            zeros = conv.x_zero_point, conv.w, conv.w_zero_point
+            acc = qc.add_bias(fast.accumulate(padded, *zeros, geo), conv.B)
         else:
-            columns = qc.patches(centred(padded, x_zero_point), geo)[:, 0]
-            rows = centred(w, w_zero_point).reshape(len(w), -1)
-            bias = np.zeros(len(w), np.int32) if B is None else B
-            acc = summation(columns, rows, bias).reshape(len(x), len(w), *geo.out)
+            columns = qc.patches(centred(padded, conv.x_zero_point), geo)[:, 0]
+            rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
+            acc = summation(columns, rows, conv.bias).reshape(len(x), len(rows), *geo.out)
         if accumulator is not None:
             acc = accumulator(acc)
-        scale = requantization_scale(x_scale, w_scale, y_scale).reshape(-1)
-        return requantizer(acc, scale, y_zero_point)
+        return requantizer(acc, conv.factor, conv.y_zero_point)
 
-    def gemm(A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero, *, transB=0):
-        w = (B if transB else B.T)[:, :, None, None]
-        inputs = (A[:, :, None, None], a_scale, a_zero, w, b_scale, b_zero, y_scale, y_zero, C)
-        return conv(*inputs)[:, :, 0, 0]
+    def conv(x: np.ndarray, *constants: np.ndarray, **attributes) -> np.ndarray:
+        return layer(x, Conv(*constants, attributes=attributes))
+
+    def gemm(A: np.ndarray, *constants: np.ndarray, transB: int = 0) -> np.ndarray:
+        return layer(A[:, :, None, None], as_conv(*constants, transB=transB))[:, :, 0, 0]
 
     return OPERATORS | {("", "QLinearConv"): conv, ("com.microsoft", "QGemm"): gemm}

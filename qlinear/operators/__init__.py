@@ -16,6 +16,7 @@ from qlinear.operators import (
     quantize_linear,
 )
 from qlinear.operators import qlinear_global_average_pool as global_average_pool
+from qlinear.operators.movers import MOVERS, moved
 
 # (domain, operator) to the function that computes it from its inputs and attributes
 OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
@@ -30,3 +31,5 @@ OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
     ("com.microsoft", "QLinearAdd"): qlinear_add.qlinear_add,
     ("com.microsoft", "QLinearGlobalAveragePool"): global_average_pool.qlinear_global_average_pool,
 }
+
+__all__ = ["MOVERS", "OPERATORS", "moved"]

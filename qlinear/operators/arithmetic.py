@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qlinear.errors import UnusableInput
+from qlinear.errors import Unsupported, UnusableInput
 
 INT8_TYPES = (np.dtype(np.int8), np.dtype(np.uint8))
 
@@ -49,6 +49,12 @@ def to_int32(sums: np.ndarray, bound: int) -> np.ndarray:
 def zero_point_or_0(zero_point: np.ndarray | None, q: np.ndarray) -> np.ndarray:
     """An omitted zero point stands for 0, in the type of the tensor that it belongs to."""
     return np.zeros((), q.dtype) if zero_point is None else np.asarray(zero_point)
+
+
+def one_element(value: np.ndarray) -> np.ndarray:
+    """A scalar from an array of one element; any other array is left for a check to refuse."""
+    value = np.asarray(value)
+    return value.reshape(()) if value.size == 1 else value
 
 
 def per_channel(values: np.ndarray, ndim: int) -> np.ndarray:
@@ -107,9 +113,9 @@ def check_8_bit(name: str, q: np.ndarray, scale: np.ndarray | None, zero: np.nda
     """
     zero = np.asarray(zero)
     if q is not None and q.dtype not in INT8_TYPES:
-        raise UnusableInput(f"{name} has type {q.dtype}: int8 or uint8 needed")
+        raise Unsupported(f"{name} has type {q.dtype}: int8 or uint8 needed")
     if zero.dtype not in INT8_TYPES:
-        raise UnusableInput(f"{name}_zero_point has type {zero.dtype}: int8 or uint8 needed")
+        raise Unsupported(f"{name}_zero_point has type {zero.dtype}: int8 or uint8 needed")
     if q is not None and zero.dtype != q.dtype:
         raise UnusableInput(f"{name}_zero_point has type {zero.dtype} but {name} {q.dtype}")
     if scale is not None:
@@ -120,7 +126,7 @@ def check_scale(name: str, scale: np.ndarray) -> None:
     """Refuse a scale that is not float32, finite and positive."""
     scale = np.asarray(scale)
     if scale.dtype != np.float32:
-        raise UnusableInput(f"{name} has type {scale.dtype}: float32 needed")
+        raise Unsupported(f"{name} has type {scale.dtype}: float32 needed")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise UnusableInput(f"{name} is {scale.ravel()[:4]}: finite and positive needed")
 

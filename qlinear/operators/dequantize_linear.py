@@ -10,7 +10,7 @@ Source: ONNX operator specification, DequantizeLinear-23; order of operations: O
 
 import numpy as np
 
-from qlinear.errors import UnusableInput
+from qlinear.errors import Unsupported, UnusableInput
 from qlinear.operators.arithmetic import check_scale
 from qlinear.operators.quantize_linear import RANGES, along
 
@@ -40,9 +40,9 @@ def dequantize_linear(
     """
     x = np.asarray(x)
     if x.dtype.name not in {**RANGES, "int32": None}:
-        raise UnusableInput(f"x has type {x.dtype}: an integer of 2 to 16 bits, or int32, needed")
+        raise Unsupported(f"x has type {x.dtype}: an integer of 2 to 16 bits, or int32, needed")
     if output_dtype not in (0, 1):
-        raise UnusableInput(f"output_dtype is {output_dtype}: only float32 (1) is supported")
+        raise Unsupported(f"output_dtype is {output_dtype}: only float32 (1) is supported")
     check_scale("x_scale", x_scale)
     difference = x.astype(np.int32)
     if x_zero_point is not None:

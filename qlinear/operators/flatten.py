@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 
-def flatten(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
+def flatten(input: np.ndarray, *, axis: int = 1) -> np.ndarray:
     """ONNX's Flatten: the axes before ``axis`` become one, the others another."""
-    axis = axis % x.ndim if axis < 0 else axis
-    return x.reshape(math.prod(x.shape[:axis]), -1)
+    axis = axis % input.ndim if axis < 0 else axis
+    return input.reshape(math.prod(input.shape[:axis]), -1)

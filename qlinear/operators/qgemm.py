@@ -21,6 +21,7 @@ from qlinear.operators.arithmetic import (
     requantize,
     rescale,
 )
+from qlinear.operators.qlinear_conv import Conv
 
 
 def qgemm(
@@ -80,3 +81,20 @@ def qgemm(
         return rescale(acc, factor)
     check_8_bit("y", None, y_scale, y_zero_point)
     return requantize(acc, factor / np.asarray(y_scale).reshape(()), y_zero_point)
+
+
+def as_conv(
+    a_scale: np.ndarray,
+    a_zero_point: np.ndarray,
+    B: np.ndarray,
+    b_scale: np.ndarray,
+    b_zero_point: np.ndarray,
+    C: np.ndarray | None = None,
+    y_scale: np.ndarray | None = None,
+    y_zero_point: np.ndarray | None = None,
+    *,
+    transB: int = 0,
+) -> Conv:
+    """A quantized dense layer as the 1x1 convolution that it is, of an input (M, K, 1, 1)."""
+    w = (B if transB else B.T)[:, :, None, None]
+    return Conv(a_scale, a_zero_point, w, b_scale, b_zero_point, y_scale, y_zero_point, C)

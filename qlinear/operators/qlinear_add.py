@@ -10,6 +10,8 @@ which rounds once:
     fixed  = C_zero_point - fma(ra, A_zero_point, rb * B_zero_point)
     C      = saturate(rint(fma(ra, A, fma(rb, B, fixed))))
 
+Where A is one element for a span of B (:func:`a_is_constant`), the two change places.
+
 So the zero point is added *before* the rounding here, unlike in every other operator. The formula
 holds on processors with FMA3 (every x86-64 with AVX2); ARM's kernel is written in integers.
 
@@ -19,9 +21,8 @@ pairs of inputs for hundreds of scale sets made to sit on ties (tests/test_opera
 
 import numpy as np
 
-from qlinear.operators.arithmetic import check_8_bit, check_length, saturate
-
-INPUTS = "A A_scale A_zero_point B B_scale B_zero_point C_scale C_zero_point".split()
+from qlinear.errors import UnusableInput
+from qlinear.operators.arithmetic import check_8_bit, check_length, one_element, saturate
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -73,26 +74,43 @@ def qlinear_add(
         check_8_bit(name, q, scale, zero)
         check_length(f"{name}_scale", scale, (1,))
         check_length(f"{name}_zero_point", zero, (1,))
-    parts = (A_scale, A_zero_point, B_scale, B_zero_point, C_scale, C_zero_point)
-    factors = constants(*(np.asarray(part).reshape(()) for part in parts))
+    of_a, of_b = (A_scale, A_zero_point), (B_scale, B_zero_point)
+    if a_is_constant(A.shape, B.shape):
+        A, of_a, B, of_b = B, of_b, A, of_a
+    found = factors(*(one_element(part) for part in (*of_a, *of_b, C_scale, C_zero_point)))
+    if not np.isfinite(found).all():
+        raise UnusableInput("A_scale / C_scale or B_scale / C_scale is too large for float32")
     if max(A.size, B.size) <= 2**16:
-        return _add(A, B, factors)
+        return _add(A, B, found)
     # two 8-bit inputs have 65,536 pairs: a table of them all costs less than a large tensor
     info = np.iinfo(A.dtype)
     every = np.arange(info.min, info.max + 1, dtype=A.dtype)
-    table = _add(every[:, None], every, factors)
+    table = _add(every[:, None], every, found)
     # one index into the table, row by row, reads several times as fast as two
     start = np.multiply(A, len(every), dtype=np.intp)
     return np.take(table, start + B - info.min * (len(every) + 1))
 
 
-def _add(A: np.ndarray, B: np.ndarray, factors: tuple) -> np.ndarray:
-    ra, rb, fixed = factors
+def _add(A: np.ndarray, B: np.ndarray, found: tuple) -> np.ndarray:
+    ra, rb, fixed = found
     terms = fma(rb, B.astype(np.float32), fixed)
     return saturate(np.rint(fma(ra, A.astype(np.float32), terms)), A.dtype)
 
 
-def constants(
+def a_is_constant(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> bool:
+    """Whether ONNX Runtime takes A as one element for a whole span of B, and so takes B first.
+
+    The span is along the last of the axes that both shapes have in which either is longer than one,
+    or the first of them where none is. Where A has one element there the operands change places,
+    which can change a result: the one that is named first is multiplied last.
+    """
+    both = max(1, min(len(a_shape), len(b_shape)))
+    pairs = list(zip((1, *a_shape)[-both:], (1, *b_shape)[-both:], strict=True))
+    longer = [a for a, b in pairs if max(a, b) > 1]
+    return (longer[-1] if longer else 1) == 1
+
+
+def factors(
     A_scale: np.ndarray,
     A_zero_point: np.ndarray,
     B_scale: np.ndarray,
@@ -101,6 +119,7 @@ def constants(
     C_zero_point: np.ndarray,
 ) -> tuple[np.float32, np.float32, np.float32]:
     """The kernel's three float32 constants: ra, rb and the fixed part."""
-    ra, rb = np.float32(A_scale / C_scale), np.float32(B_scale / C_scale)
     zero_a, zero_b, zero_c = (np.float32(z) for z in (A_zero_point, B_zero_point, C_zero_point))
-    return ra, rb, np.float32(zero_c - fma(ra, zero_a, rb * zero_b))
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinity is refused
+        ra, rb = np.float32(A_scale / C_scale), np.float32(B_scale / C_scale)
+        return ra, rb, np.float32(zero_c - fma(ra, zero_a, rb * zero_b))

@@ -13,7 +13,9 @@ Source: ONNX operator specification, QLinearConv-10; where it is silent (roundin
 order of the scale's operations), ONNX Runtime's CPU kernel, to which the tests hold this module.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -23,16 +25,17 @@ from qlinear.operators.arithmetic import (
     centred,
     check_8_bit,
     check_length,
-    exact_float,
+    one_element,
     per_channel,
     requantization_scale,
     rescale,
     round_and_shift,
     saturate,
-    to_int32,
 )
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+# (padded x, x_zero_point, w, w_zero_point, geometry) to int32 sums (N, M, out...)
+Accumulate = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,85 @@ class Geometry:
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """One QLinearConv without its activations: the inputs after ``x`` in ONNX's order.
+
+    A scalar may come as an array of one element, as ONNX Runtime allows it.
+    """
+
+    x_scale: np.ndarray  # float32 ()
+    x_zero_point: np.ndarray  # () of x's type
+    w: np.ndarray  # int8/uint8 (M, C / group, kernel...)
+    w_scale: np.ndarray  # float32 () or (M,)
+    w_zero_point: np.ndarray  # () or (M,) of w's type
+    y_scale: np.ndarray  # float32 ()
+    y_zero_point: np.ndarray  # () of y's type
+    B: np.ndarray | None = None  # int32 (M,)
+    attributes: dict = field(default_factory=dict)  # as in ONNX
+
+    def __post_init__(self):
+        for name in ("x_scale", "x_zero_point", "y_scale", "y_zero_point"):
+            object.__setattr__(self, name, one_element(getattr(self, name)))
+
+    def check(self, x: np.ndarray | None = None) -> None:
+        """Refuse what QLinearConv does not allow, of the constants and, if given, of ``x``.
+
+        Raises:
+            UnusableInput: a type, shape or value is illegal; the message names the input.
+        """
+        if np.ndim(self.w) < 3:
+            raise UnusableInput(f"w has shape {np.shape(self.w)}: 1 to 3 spatial axes needed")
+        check_8_bit("x", x, self.x_scale, self.x_zero_point)
+        check_8_bit("w", self.w, self.w_scale, self.w_zero_point)
+        check_8_bit("y", None, self.y_scale, self.y_zero_point)
+        channels = (1, len(self.w))
+        for name, lengths in (
+            ("x_scale", (1,)),
+            ("x_zero_point", (1,)),
+            ("w_scale", channels),
+            ("w_zero_point", channels),
+            ("y_scale", (1,)),
+            ("y_zero_point", (1,)),
+        ):
+            check_length(name, getattr(self, name), lengths)
+        B, M = self.B, len(self.w)
+        if B is not None and (B.dtype != np.int32 or B.shape != (M,)):
+            raise UnusableInput(f"B has type {B.dtype}, shape {B.shape}: int32 ({M},) needed")
+        if not np.isfinite(self.factor).all():
+            raise UnusableInput("x_scale * w_scale / y_scale is too large for float32")
+
+    def geometry(self, x_shape: tuple[int, ...]) -> Geometry:
+        """Where the windows lie on an input of this shape (N, C, spatial...)."""
+        return geometry(x_shape, self.w.shape, **self.attributes)
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """float32 (M,): x_scale * w_scale / y_scale, one for each output channel."""
+        with np.errstate(over="ignore"):  # an infinity is refused by check
+            scale = requantization_scale(self.x_scale, self.w_scale, self.y_scale)
+        return np.ascontiguousarray(np.broadcast_to(scale, len(self.w)))
+
+    @property
+    def bias(self) -> np.ndarray:
+        """int32 (M,): B, or zeros where it is omitted."""
+        return np.zeros(len(self.w), np.int32) if self.B is None else self.B
+
+    def sum_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """:func:`sum_range` of this layer: the sums of products, before the bias."""
+        return sum_range(self.w, self.w_zero_point, self.x_zero_point.dtype, self.x_zero_point)
+
+    def accumulator_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest ``acc``, the one number that stage 2 sees: two int64 arrays (M,)."""
+        low, high = self.sum_range()
+        return low + self.bias, high + self.bias
+
+    def register_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a register must hold to add in any order, from 0 or from the bias: int64 (M,)."""
+        low, high = self.sum_range()
+        return np.minimum(low, low + self.bias), np.maximum(high, high + self.bias)
+
+
 @dataclass(frozen=True)
 class Stages:
     """What every stage of a QLinearConv holds, in the order in which hardware computes it."""
@@ -60,8 +142,8 @@ class Stages:
     padded: np.ndarray  # int8/uint8 (N, C, padded spatial): the input with zero-point padding
     sums: np.ndarray  # int32 (N, M, out): sums of products, before the bias
     acc: np.ndarray  # int32 (N, M, out): with the bias
-    scale: np.ndarray  # float32 (M,): x_scale * w_scale / y_scale
-    scaled: np.ndarray  # float32 (N, M, out): acc * scale, before rounding
+    factor: np.ndarray  # float32 (M,): x_scale * w_scale / y_scale
+    scaled: np.ndarray  # float32 (N, M, out): acc * factor, before rounding
     rounded: np.ndarray  # float32 (N, M, out): rounded, with y_zero_point, not yet saturated
     y: np.ndarray  # int8/uint8 (N, M, out)
 
@@ -147,27 +229,19 @@ def windows(padded: np.ndarray, geo: Geometry) -> np.ndarray:
     return view[(slice(None), slice(None), *step, *taps)]
 
 
-def accumulator_range(
-    w: np.ndarray,
-    w_zero_point: np.ndarray,
-    x_dtype: np.dtype,
-    x_zero_point: np.ndarray,
-    B: np.ndarray | None = None,
+def sum_range(
+    w: np.ndarray, w_zero_point: np.ndarray, x_dtype: np.dtype, x_zero_point: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest accumulator that any input can cause: two int64 arrays (M,).
+    """Least and greatest sum of products, before the bias, of any input: two int64 arrays (M,).
 
     Each product is at its extreme when x is at one end of its type, so both ends are attained (by
     an input without padding). Because x = x_zero_point makes a product 0, every partial sum, in
-    every order, lies within the same range; with ``B``, also one that starts from the bias or from
-    0 and adds it last.
+    every order, lies within the same range.
     """
     info, zero = np.iinfo(x_dtype), int(np.asarray(x_zero_point).item())
     weights = centred(w, w_zero_point, np.int64).reshape(len(w), -1)
     ends = np.stack([weights * (info.min - zero), weights * (info.max - zero)])
-    low, high = ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)
-    if B is not None:
-        low, high = np.minimum(low, low + B), np.maximum(high, high + B)
-    return low, high
+    return ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)
 
 
 def patches(padded: np.ndarray, geo: Geometry) -> np.ndarray:
@@ -188,18 +262,10 @@ def accumulate(
     w_zero_point: np.ndarray,
     geo: Geometry,
 ) -> np.ndarray:
-    """Sums of products before the bias: int32 (N, M, out...).
-
-    The sum is exact; past 32 bits it wraps, as an int32 accumulator does.
-    """
-    low, high = accumulator_range(w, w_zero_point, padded.dtype, x_zero_point)
-    bound = int(max(-low.min(), high.max()))
-    dtype = exact_float(bound)
-    taps = w[0].size
-    columns = patches(centred(padded, x_zero_point, dtype), geo)
-    rows = centred(w, w_zero_point, dtype).reshape(geo.group, -1, taps)
-    sums = (rows @ columns).reshape(len(padded), len(w), *geo.out)
-    return to_int32(sums, bound)
+    """Sums of products before the bias: int32 (N, M, out...); past 32 bits they wrap."""
+    columns = patches(centred(padded, x_zero_point), geo)
+    rows = centred(w, w_zero_point).reshape(geo.group, -1, w[0].size)
+    return (rows @ columns).reshape(len(padded), len(w), *geo.out)
 
 
 def add_bias(sums: np.ndarray, B: np.ndarray | None) -> np.ndarray:
@@ -207,61 +273,25 @@ def add_bias(sums: np.ndarray, B: np.ndarray | None) -> np.ndarray:
     return sums if B is None else sums + per_channel(B, sums.ndim)
 
 
-def check(
-    x: np.ndarray,
-    x_scale: np.ndarray,
-    x_zero_point: np.ndarray,
-    w: np.ndarray,
-    w_scale: np.ndarray,
-    w_zero_point: np.ndarray,
-    y_scale: np.ndarray,
-    y_zero_point: np.ndarray,
-    B: np.ndarray | None = None,
-) -> None:
-    """Refuse what QLinearConv does not allow.
+def stages(x: np.ndarray, conv: Conv, *, accumulate: Accumulate = accumulate) -> Stages:
+    """Run a QLinearConv on ``x`` (N, C, spatial...) and keep every stage.
+
+    Args:
+        accumulate: another way to the same sums, as for a large layer
+            (:func:`qlinear.operators.qlinear_conv_fast.accumulate`), or to other ones.
 
     Raises:
-        UnusableInput: a type, shape or value is illegal; the message names the input.
+        UnusableInput: an input or attribute is illegal; the message names it.
     """
-    check_8_bit("x", x, x_scale, x_zero_point)
-    check_8_bit("w", w, w_scale, w_zero_point)
-    check_8_bit("y", None, y_scale, y_zero_point)
-    for name, value, lengths in (
-        ("x_scale", x_scale, (1,)),
-        ("x_zero_point", x_zero_point, (1,)),
-        ("w_scale", w_scale, (1, len(w))),
-        ("w_zero_point", w_zero_point, (1, len(w))),
-        ("y_scale", y_scale, (1,)),
-        ("y_zero_point", y_zero_point, (1,)),
-    ):
-        check_length(name, value, lengths)
-    if B is not None and (B.dtype != np.int32 or B.shape != (len(w),)):
-        raise UnusableInput(f"B has type {B.dtype}, shape {B.shape}: int32 ({len(w)},) needed")
-
-
-def stages(
-    x: np.ndarray,
-    x_scale: np.ndarray,
-    x_zero_point: np.ndarray,
-    w: np.ndarray,
-    w_scale: np.ndarray,
-    w_zero_point: np.ndarray,
-    y_scale: np.ndarray,
-    y_zero_point: np.ndarray,
-    B: np.ndarray | None = None,
-    **attributes,
-) -> Stages:
-    """Run QLinearConv and keep every stage; arguments as for :func:`qlinear_conv`."""
-    check(x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
-    x_zero_point, y_zero_point = (np.asarray(z).reshape(()) for z in (x_zero_point, y_zero_point))
-    geo = geometry(x.shape, w.shape, **attributes)
-    padded = pad(x, x_zero_point, geo)
-    sums = accumulate(padded, x_zero_point, w, w_zero_point, geo)
-    acc = add_bias(sums, B)
-    scale = requantization_scale(x_scale, w_scale, y_scale).reshape(-1)
-    scaled = rescale(acc, scale)
-    rounded = round_and_shift(scaled, y_zero_point)
-    return Stages(padded, sums, acc, scale, scaled, rounded, saturate(rounded, y_zero_point.dtype))
+    conv.check(x)
+    geo = conv.geometry(x.shape)
+    padded = pad(x, conv.x_zero_point, geo)
+    sums = accumulate(padded, conv.x_zero_point, conv.w, conv.w_zero_point, geo)
+    acc = add_bias(sums, conv.B)
+    scaled = rescale(acc, conv.factor)
+    rounded = round_and_shift(scaled, conv.y_zero_point)
+    y = saturate(rounded, conv.y_zero_point.dtype)
+    return Stages(padded, sums, acc, conv.factor, scaled, rounded, y)
 
 
 def qlinear_conv(
@@ -293,18 +323,8 @@ def qlinear_conv(
     Raises:
         UnusableInput: an input or attribute is illegal; the message names it.
     """
-    return stages(
-        x,
-        x_scale,
-        x_zero_point,
-        w,
-        w_scale,
-        w_zero_point,
-        y_scale,
-        y_zero_point,
-        B,
-        **attributes,
-    ).y
+    constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
+    return stages(x, Conv(*constants, attributes)).y
 
 
 def accumulate_loops(

@@ -17,20 +17,14 @@
 """
 
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from threading import Lock
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import centred, exact_float, requantization_scale
+from qlinear.operators.arithmetic import centred, exact_float, to_int32
+from qlinear.operators.threads import share
 
-THREADS = min(os.cpu_count() or 1, 4)
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
 BLOCK = 100  # positions in one call of BLAS: so few that OpenBLAS multiplies them where they lie
 
@@ -82,7 +76,7 @@ def folded(
 def largest_sum(weights: np.ndarray, constant: np.ndarray, x_dtype: np.dtype) -> int:
     """What no sum of a channel's products, in any order and however far, passes in magnitude.
 
-    Coarser than :func:`qlinear.operators.qlinear_conv.accumulator_range`, but cheap enough for
+    Coarser than :func:`qlinear.operators.qlinear_conv.sum_range`, but cheap enough for
     every call.
     """
     info = np.iinfo(x_dtype)
@@ -90,40 +84,133 @@ def largest_sum(weights: np.ndarray, constant: np.ndarray, x_dtype: np.dtype) ->
     return int((products + np.abs(constant)).max())
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS)
+def accumulate(
+    padded: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_zero_point: np.ndarray,
+    geo: qc.Geometry,
+) -> np.ndarray:
+    """:func:`qlinear.operators.qlinear_conv.accumulate` by BLAS, equal to it on every element.
 
-
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-_sharing = Lock()
-
-
-def share(work: Callable[[int, int], None], count: int) -> None:
-    """Call ``work(first, last)`` for equal parts of ``range(count)``, each in its own thread.
-
-    A caller that comes while another is at it does all of its work itself.
+    The sums are taken in a float type that holds every partial sum of this layer
+    (:func:`qlinear.operators.qlinear_conv.sum_range`), so no addition rounds.
     """
-    parts = min(THREADS, count)
-    if parts < 2 or not _sharing.acquire(blocking=False):
-        return work(0, count)
-    cuts = [count * part // parts for part in range(parts + 1)]
-    try:
-        with _blas().limit(limits=1, user_api="blas"):  # a thread of ours runs BLAS in one thread
-            others = [_pool().submit(work, *cuts[part : part + 2]) for part in range(1, parts)]
-            work(*cuts[:2])
-            for other in others:
-                other.result()
-    finally:
-        _sharing.release()
+    low, high = qc.sum_range(w, w_zero_point, padded.dtype, x_zero_point)
+    bound = int(max(-low.min(), high.max()))
+    dtype = exact_float(bound)
+    columns = qc.patches(centred(padded, x_zero_point, dtype), geo)
+    rows = centred(w, w_zero_point, dtype).reshape(geo.group, -1, w[0].size)
+    sums = (rows @ columns).reshape(len(padded), len(w), *geo.out)
+    return to_int32(sums, bound)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all images of one call share."""
+
+    geo: qc.Geometry
+    layout: Layout
+    spatial: tuple[int, ...]  # of the input, not padded
+    channels: int  # of the input
+    x_zero_point: np.integer
+    weights: np.ndarray  # float32 (group, 1, M / group, taps + 1): the last one is the constant
+    factor: np.ndarray  # float32 (M, 1)
+    y_zero_point: np.integer
+    blocks: int  # calls of BLAS for one image and group
+
+    @property
+    def plane(self) -> int:
+        """Elements of one padded channel in memory."""
+        return self.layout.size[0] * self.layout.pitch[0]
+
+    @property
+    def taps(self) -> int:
+        return self.weights.shape[-1] - 1
+
+
+def plan(x: np.ndarray, conv: qc.Conv, weights: np.ndarray, constant: np.ndarray) -> Plan:
+    """Lay out the work for inputs like ``x`` (N, C, spatial...)."""
+    geo, lay = conv.geometry(x.shape), layout(x.shape[2:], conv.geometry(x.shape))
+    rows = np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
+    wide, row = lay.wide[0], lay.count // lay.wide[0]
+    while wide % 2 == 0 and wide * row > BLOCK:
+        wide //= 2
+    return Plan(
+        geo=geo,
+        layout=lay,
+        spatial=x.shape[2:],
+        channels=x.shape[1],
+        x_zero_point=conv.x_zero_point[()],
+        weights=rows.reshape(geo.group, 1, -1, rows.shape[1]),
+        factor=conv.factor[:, None],
+        y_zero_point=conv.y_zero_point[()],
+        blocks=lay.wide[0] // wide,
+    )
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """A thread's memory, for as many images as its core's cache holds; the arrays share it."""
+
+    inside: np.ndarray  # (n, C, spatial...): where the images go, within the padding
+    windows: np.ndarray  # (n, group, C / group, kernel..., positions...): every tap's inputs
+    copied: np.ndarray  # float32, the same shape for fewer images: where the taps' inputs go
+    columns: np.ndarray  # float32 (fewer, group, blocks, taps + 1, positions of a block)
+    acc: np.ndarray  # float32 (n, M, positions)
+    sums: np.ndarray  # the same memory: (n, group, blocks, M / group, positions of a block)
+    kept: np.ndarray  # the same memory: (n, M, out...), without the positions to be dropped
+
+
+def buffers(plan: Plan, images: int) -> Buffers:
+    """Memory for at most ``images`` images."""
+    geo, lay, group, taps = plan.geo, plan.layout, plan.geo.group, plan.taps
+    M, C, plane = len(plan.factor), plan.channels, plan.plane
+    n = max(1, min(images, CACHE // 2 // (4 * M * lay.count + C * plane)))
+    fewer = max(1, min(n, CACHE // (4 * group * taps * lay.count)))
+
+    memory = np.full(n * C * plane + lay.beyond, plan.x_zero_point)
+    padded = memory[: n * C * plane].reshape(n, C, *lay.size)
+    counts, steps = zip(*lay.positions, strict=True)
+    shape = (n, group, C // group, *geo.kernel, *counts)
+    between = (d * p for d, p in zip(geo.dilations, lay.pitch, strict=True))
+    strides = (C * plane, C // group * plane, plane, *between, *steps)
+    strides = tuple(stride * memory.itemsize for stride in strides)
+    windows = np.lib.stride_tricks.as_strided(memory, shape, strides, writeable=False)
+
+    columns = np.empty((fewer, group, taps + 1, lay.count), np.float32)
+    columns[:, :, taps] = 1  # the input that the constant is multiplied by
+    acc = np.empty((n, M, lay.count), np.float32)
+
+    def blocks(a: np.ndarray) -> np.ndarray:
+        return a.reshape(len(a), group, -1, plan.blocks, lay.count // plan.blocks).swapaxes(2, 3)
+
+    return Buffers(
+        inside=padded[_corner(plan.spatial, geo.begin)],
+        windows=windows,
+        copied=columns[:, :, :taps].reshape(fewer, *shape[1:]),
+        columns=blocks(columns),
+        acc=acc,
+        sums=blocks(acc),
+        kept=acc.reshape(n, M, *lay.wide)[_corner(geo.out)],
+    )
+
+
+def convolve(plan: Plan, memory: Buffers, x: np.ndarray, y: np.ndarray) -> None:
+    """Both stages for the images ``x``, at most as many as ``memory`` holds, into ``y``."""
+    count, fewer = len(x), len(memory.copied)
+    memory.inside[:count] = x
+    for first in range(0, count, fewer):
+        some = slice(first, min(first + fewer, count))
+        m = some.stop - some.start
+        memory.copied[:m] = memory.windows[some]
+        np.matmul(plan.weights, memory.columns[:m], out=memory.sums[some])
+    acc, limits = memory.acc[:count], np.iinfo(y.dtype)
+    acc *= plan.factor
+    np.rint(acc, out=acc)
+    acc += np.float32(plan.y_zero_point)
+    acc.clip(np.float32(limits.min), np.float32(limits.max), out=acc)
+    y[:] = memory.kept[:count]
 
 
 def qlinear_conv(
@@ -139,65 +226,21 @@ def qlinear_conv(
     **attributes,
 ) -> np.ndarray:
     """As :func:`qlinear.operators.qlinear_conv.qlinear_conv`, and equal to it on every element."""
-    inputs = (x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
-    qc.check(*inputs)
-    geo = qc.geometry(x.shape, w.shape, **attributes)
-    x_zero, y_zero = (np.asarray(z).item() for z in (x_zero_point, y_zero_point))
-    weights, constant = folded(x_zero, w, w_zero_point, B)
+    constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
+    conv = qc.Conv(*constants, attributes)
+    conv.check(x)
+    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
     if exact_float(largest_sum(weights, constant, x.dtype)) is not np.float32:
-        return qc.stages(*inputs, **attributes).y
-
-    (M, taps), C, group = weights.shape, x.shape[1], geo.group
-    w_rows = np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
-    w_rows = w_rows.reshape(group, 1, M // group, taps + 1)
-    scale = requantization_scale(x_scale, w_scale, y_scale).reshape(-1, 1)
-    y = np.empty((len(x), M, *geo.out), np.asarray(y_zero_point).dtype)
-    low, high = (np.float32(limit) for limit in (np.iinfo(y.dtype).min, np.iinfo(y.dtype).max))
-
-    lay = layout(x.shape[2:], geo)
-    plane = lay.size[0] * lay.pitch[0]
-    row = lay.count // lay.wide[0]  # positions in a row
-    rows = lay.wide[0]  # in one call of BLAS
-    while rows % 2 == 0 and rows * row > BLOCK:
-        rows //= 2
-
-    def blocks(a: np.ndarray) -> np.ndarray:
-        """(images, ..., count) to (images, group, blocks, ..., positions of a block), a view."""
-        return a.reshape(len(a), group, -1, lay.wide[0] // rows, rows * row).swapaxes(2, 3)
+        return qc.stages(x, conv, accumulate=accumulate).y
+    shared = plan(x, conv, weights, constant)
+    y = np.empty((len(x), len(conv.w), *shared.geo.out), conv.y_zero_point.dtype)
 
     def work(first: int, last: int) -> None:
-        n = max(1, min(last - first, CACHE // 2 // (4 * M * lay.count + C * plane)))
-        at_once = max(1, min(n, CACHE // (4 * group * taps * lay.count)))  # images in columns
-
-        memory = np.full(n * C * plane + lay.beyond, x_zero, x.dtype)
-        padded = memory[: n * C * plane].reshape(n, C, *lay.size)
-        inside = padded[_corner(x.shape[2:], geo.begin)]
-        counts, steps = zip(*lay.positions, strict=True)
-        shape = (n, group, C // group, *geo.kernel, *counts)
-        between = (d * p for d, p in zip(geo.dilations, lay.pitch, strict=True))
-        strides = (C * plane, C // group * plane, plane, *between, *steps)
-        windows = np.lib.stride_tricks.as_strided(memory, shape, strides, writeable=False)
-
-        columns = np.empty((at_once, group, taps + 1, lay.count), np.float32)
-        columns[:, :, taps] = 1  # the input that the constant is multiplied by
-        copied = columns[:, :, :taps].reshape(at_once, *shape[1:])
-        acc = np.empty((n, M, lay.count), np.float32)
-        kept = acc.reshape(n, M, *lay.wide)[_corner(geo.out)]
-        columns, sums = blocks(columns), blocks(acc)
-
+        memory = buffers(shared, last - first)
+        n = len(memory.acc)
         for start in range(first, last, n):
-            m = min(n, last - start)
-            inside, acc, kept = inside[:m], acc[:m], kept[:m]
-            inside[:] = x[start : start + m]
-            for image in range(0, m, at_once):
-                some = slice(image, min(image + at_once, m))
-                copied[: some.stop - image] = windows[some]
-                np.matmul(w_rows, columns[: some.stop - image], out=sums[some])
-            acc *= scale
-            np.rint(acc, out=acc)
-            acc += np.float32(y_zero)
-            acc.clip(low, high, out=acc)
-            y[start : start + m] = kept
+            some = slice(start, min(start + n, last))
+            convolve(shared, memory, x[some], y[some])
 
     share(work, len(x))
     return y

@@ -12,7 +12,7 @@ open, ONNX Runtime's CPU kernel.
 import numpy as np
 from onnx import helper
 
-from qlinear.errors import UnusableInput
+from qlinear.errors import Unsupported, UnusableInput
 from qlinear.operators.arithmetic import check_scale
 
 # every integer type that QuantizeLinear may write, with its range
@@ -86,9 +86,9 @@ def quantize_linear(
     """
     x = np.asarray(x)
     if x.dtype != np.float32:
-        raise UnusableInput(f"x has type {x.dtype}: float32 needed")
+        raise Unsupported(f"x has type {x.dtype}: float32 needed")
     if precision not in (0, 1):
-        raise UnusableInput(f"precision is {precision}: only float32 (1) is supported")
+        raise Unsupported(f"precision is {precision}: only float32 (1) is supported")
     check_scale("y_scale", y_scale)
     if y_zero_point is not None:
         dtype = np.asarray(y_zero_point).dtype
@@ -96,7 +96,7 @@ def quantize_linear(
         dtype = helper.tensor_dtype_to_np_dtype(output_dtype) if output_dtype else np.uint8
     dtype = np.dtype(dtype)
     if dtype.name not in RANGES:
-        raise UnusableInput(f"y_zero_point has type {dtype}: an integer of 2 to 16 bits needed")
+        raise Unsupported(f"y_zero_point has type {dtype}: an integer of 2 to 16 bits needed")
     low, high = RANGES[dtype.name]
     with np.errstate(over="ignore"):  # an overflow is an infinity, and saturates
         scaled = x / along(y_scale, x.shape, axis, block_size, "y_scale")

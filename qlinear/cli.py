@@ -1,0 +1,349 @@
+"""Command line for your own model: qlinear inspect | validate | run | explain | vectors."""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from qlinear import describe, engine, oracle, vectors
+from qlinear.compare import Comparison
+from qlinear.errors import UnusableInput, printable, run_command
+from qlinear.explain import Worked, work
+from qlinear.files import write_arrays
+from qlinear.fuse import Network, fuse
+from qlinear.inputs import Feed, read_feeds
+from qlinear.onnx_model import Model, Node, load
+from qlinear.operators.qlinear_conv import Conv
+from qlinear.validate import STATUS, STATUS_TABLE, Verdict, check_nodes, validate
+
+EXAMPLES = f"""examples:
+  qlinear inspect models/resnet8_int8.onnx
+  qlinear validate MODEL.onnx --input photo.png
+  qlinear run MODEL.onnx --input ids=ids.npy --input mask=mask.npy --out tensors.npz
+  qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
+  qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
+
+{STATUS_TABLE}"""
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as aligned text columns."""
+    if not rows:
+        return "(none)"
+    names = list(rows[0])
+    cells = [[printable(str(row[name])) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [names, ["-" * width for width in widths], *cells]
+    joined = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in joined)
+
+
+def progress(steps: Iterable, title: str, total: int) -> Iterable:
+    """A bar on a terminal's standard error; nothing elsewhere."""
+    return tqdm(steps, title, total, unit="node", leave=False, disable=None, delay=1)
+
+
+def inspect_command(args: argparse.Namespace) -> int:
+    """Print every node that ONNX Runtime runs: shapes, types, scales, zero points, bits."""
+    network = fuse(load(args.model))
+    if network.fusions and not (args.json or args.csv):
+        print(f"note: {args.model} is fused by ONNX Runtime: {network.kinds()}", file=sys.stderr)
+    rows = describe.inspected(network)
+    if args.json:
+        print(json.dumps({"model": str(args.model), "nodes": rows}, indent=2))
+    elif args.csv:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(rows[0]) if rows else ["node"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        print(out.getvalue(), end="")
+    else:
+        print(table(rows))
+    return 0
+
+
+def validate_command(args: argparse.Namespace) -> int:
+    """Compare the reference with ONNX Runtime on the file, and say what that proves."""
+    model = load(args.model)
+    feeds = read_feeds(model, args.input, args.images)
+    if args.node:
+        return _print_node(args, model, feeds)
+    verdict = validate(model, feeds, progress=progress)
+    print(json.dumps(verdict.as_json(), indent=2) if args.json else report(verdict))
+    return STATUS[verdict.status]
+
+
+def _print_node(args: argparse.Namespace, model: Model, feeds: list[Feed]) -> int:
+    network = fuse(model)
+    node = network.node(args.node)
+    checks = [check for feed in feeds for check in check_nodes(network, [node], feed)]
+    found = [c for check in checks for c in check.comparisons]
+    passed = all(c.equal for c in found)
+    if args.json:
+        record = {"model": str(args.model), "verdict": "PASS" if passed else "FAIL",
+                  "tensors": [c.as_json() for c in found]}  # fmt: skip
+        print(json.dumps(record, indent=2))
+    else:
+        print(table([_row(c) for c in found]))
+        what = f"{found[0].node} alone, from ONNX Runtime's own inputs of it"
+        print(f"PASS: {printable(what)}" if passed else f"FAIL: {printable(what)}")
+    return STATUS["PASS" if passed else "FAIL"]
+
+
+def _row(c: Comparison) -> dict:
+    return {
+        "tensor": c.tensor,
+        "operator": c.operator,
+        "elements": c.elements,
+        "mismatches": c.mismatches,
+        "largest": c.max_difference,
+        "first mismatch": "" if c.equal else str(c).split(", ", 1)[-1],
+    }
+
+
+def report(verdict: Verdict) -> str:
+    """A verdict as text; the last line is the verdict itself."""
+    coverage = verdict.coverage
+    lines = [f"inputs: {len(verdict.inputs)}: {', '.join(_some(verdict.inputs))}",
+             f"session: {verdict.session}", ""]  # fmt: skip
+    if verdict.tensors:
+        lines += ["tensors in between:", table([_row(c) for c in verdict.tensors]), ""]
+    lines += ["outputs of the graph, against ONNX Runtime on the file:",
+              table([_row(c) for c in verdict.outputs]), ""]  # fmt: skip
+    lines += [
+        f"recomputed: {coverage.recomputed} of {coverage.quantized} quantized nodes, "
+        f"{coverage.mac_recomputed} of {coverage.mac} multiply-accumulate nodes"
+    ]
+    if coverage.float:
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float.items()))
+        lines += [f"in float in ONNX Runtime too, and borrowed from it: {kinds}"]
+    for reason, nodes in coverage.left_out.items():
+        lines += [f"not recomputed: {reason}: {len(nodes)} ({', '.join(_some(nodes))})"]
+    default = verdict.default
+    if default and (default.mismatches or default.float_mac != default.float_mac_here):
+        lines += [
+            f"note: a session with ONNX Runtime's defaults differs from this one in "
+            f"{default.mismatches} of {default.elements} output elements; it computes "
+            f"{default.float_mac} multiply-accumulate nodes in float, this one "
+            f"{default.float_mac_here}"
+        ]
+    lines += [f"note: {note}" for note in verdict.notes]
+    return "\n".join([*(printable(line) if "\n" not in line else line for line in lines),
+                      f"{verdict.status}: {_sentence(verdict)}"])  # fmt: skip
+
+
+def _some(names: Iterable[str], count: int = 4) -> list[str]:
+    names = list(names)
+    return names if len(names) <= count else [*names[:count], f"and {len(names) - count} more"]
+
+
+def _sentence(verdict: Verdict) -> str:
+    compared = (*verdict.outputs, *verdict.tensors)
+    elements = sum(c.elements for c in compared)
+    wrong = [c for c in compared if not c.equal]
+    if wrong:
+        first = next((c for c in verdict.tensors if not c.equal), wrong[0])
+        count = sum(c.mismatches for c in wrong)
+        return f"{count} of {elements} elements differ; first in tensor {printable(first.tensor)}"
+    what = f"{elements} elements of {len(compared)} tensors equal, for these inputs"
+    left = verdict.coverage.mac - verdict.coverage.mac_recomputed
+    if left and verdict.status == "PASS":
+        what += f"; {left} of {verdict.coverage.mac} multiply-accumulate nodes are float"
+    if verdict.status == "PARTIAL":
+        nodes = sum(map(len, verdict.coverage.left_out.values()))
+        return f"{what}; {nodes} quantized nodes were not recomputed"
+    return what
+
+
+def run_model(args: argparse.Namespace) -> int:
+    """Write every tensor that the reference computes, under its name in the file."""
+    model = load(args.model)
+    network = fuse(model)
+    feeds = read_feeds(model, args.input, args.images)
+    if len(feeds) != 1:
+        raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    borrowed: list[str] = []
+
+    def arrays() -> Iterable[tuple[str, np.ndarray]]:
+        constants = network.graph.constants
+        yield from ((n, constants[n]) for n in model.outputs if n in constants)
+        yield from feeds[0].values.items()
+        walk = engine.steps(network.graph, feeds[0].values)
+        for step in progress(walk, "computing", len(network.graph.nodes)):
+            if step.how != engine.RECOMPUTED:
+                borrowed.append(step.node.name)
+            yield from step.outputs.items()
+
+    count = write_arrays(args.out, arrays())
+    names = ", ".join(map(printable, _some(borrowed))) or "none"
+    print(f"wrote {args.out}: {count} tensors, from {feeds[0].source}")
+    print(f"{len(borrowed)} nodes were computed by ONNX Runtime: {names}")
+    return 0
+
+
+def _convolutions(network: Network) -> list[Node]:
+    """The QLinearConv nodes of a network.
+
+    Raises:
+        UnusableInput: it has none.
+    """
+    nodes = [n for n in network.graph.of_type("QLinearConv") if not n.domain]
+    if not nodes:
+        kinds = ", ".join(sorted({n.operator for n in network.graph.nodes})) or "none"
+        raise UnusableInput(
+            f"{network.file.path}: no convolution that ONNX Runtime runs in integers; "
+            f"it runs {kinds}"
+        )
+    return nodes
+
+
+def _convolution(network: Network, name: str | None) -> Node:
+    nodes = _convolutions(network)
+    node = network.node(name) if name else nodes[0]
+    if node not in nodes:
+        path = network.file.path
+        raise UnusableInput(f"{path}: node {node.name} is a {node.operator}, not a QLinearConv")
+    return node
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Work out one output element of a QLinearConv, step by step."""
+    model = load(args.model)
+    network = fuse(model)
+    node = _convolution(network, args.node)
+    conv = network.graph.conv(node)
+    feeds = read_feeds(model, args.input)[0].values
+    session = oracle.open_graph(network, (node.inputs[0], node.outputs[0]))
+    values = feeds | oracle.outputs(model, session, feeds)
+    x, y = values[node.inputs[0]], values[node.outputs[0]]
+    at = tuple(args.pixel) if args.pixel else (0,) * (y.ndim - 2)
+    where = (args.image, args.channel, *at)
+    if len(where) != y.ndim or not all(0 <= v < n for v, n in zip(where, y.shape, strict=True)):
+        raise UnusableInput(
+            f"image {args.image}, channel {args.channel}, pixel {at}: y has shape {y.shape}"
+        )
+    try:
+        element = work(x, conv, args.image, args.channel, at)
+    except UnusableInput as error:
+        raise UnusableInput(f"{args.model}: node {node.name}: {error}") from None
+    theirs = y[where]
+    title = f"{printable(node.name)}: output channel {args.channel}, position {at}"
+    sections = explained(conv, element, theirs)
+    if args.markdown:
+        print(f"## {title}\n")
+        print("\n\n".join(f"```\n{section}\n```" for section in sections))
+    else:
+        print("\n\n".join([title, *sections]))
+    return int(element.y != theirs)
+
+
+def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
+    """The pages of an explanation: constants, first products, sums, requantization, verdict."""
+    constants = [
+        {"input": name, "value": describe.value(getattr(conv, name))}
+        for name in ("x_scale", "x_zero_point", "w_scale", "w_zero_point", "y_scale",
+                     "y_zero_point", "B")
+        if getattr(conv, name) is not None
+    ]  # fmt: skip
+    by_channel = element.products.reshape(len(element.products), -1).sum(axis=1)
+    taps = element.products[0].size
+    sums = [
+        {"input channel": c, f"sum of {taps} products": int(s), "running sum": int(r)}
+        for c, (s, r) in enumerate(zip(by_channel, by_channel.cumsum(), strict=True))
+    ]
+    steps = [
+        {"step": name, "value": str(value), "dtype": np.asarray(value).dtype.name}
+        for name, value in element.requantization()
+    ]
+    verdict = "equal" if element.y == theirs else "DIFFERENT"
+    terms = (
+        ("x - x_zero_point", element.x_terms),
+        ("w - w_zero_point", element.w_terms),
+        ("products", element.products),
+    )
+    first = "\n".join(f"{name} of the first input channel:\n{a[0]}" for name, a in terms)
+    return [table(constants), first, table(sums), table(steps),
+            f"ONNX Runtime: {theirs} ({verdict})"]  # fmt: skip
+
+
+def write_vectors(args: argparse.Namespace) -> int:
+    """Write golden vectors of the QLinearConv layers, for each image."""
+    model = load(args.model)
+    network = fuse(model)
+    nodes = [_convolution(network, args.node)] if args.node else _convolutions(network)
+    feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
+
+    def bar(layers: list) -> Iterable:
+        return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
+
+    manifest = vectors.write(network, feeds, args.out, nodes, bar)
+    count = len(manifest["sha256"])
+    print(f"wrote {args.out}: {len(nodes)} layers, {len(feeds)} images, {count} files")
+    return 0
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="qlinear", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function, *, inputs: bool = True, images: bool = True):
+        one = commands.add_parser(
+            name, help=function.__doc__, description=function.__doc__, epilog=STATUS_TABLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form")
+        if inputs:
+            one.add_argument(
+                "--input", action="append", default=[], metavar="[NAME=]FILE",
+                help="an image, .npy or .npz file; once for each input of the model "
+                "(default: a sample image, or seeded random values)",
+            )  # fmt: skip
+        if images:
+            one.add_argument(
+                "--images", type=int, default=1, help="how many sample images, 1 to 20"
+            )
+        one.set_defaults(function=function)
+        return one
+
+    one = add("inspect", inspect_command, inputs=False, images=False)
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    one = add("validate", validate_command)
+    one.add_argument("--node", help="check this node alone")
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one = add("run", run_model)
+    one.add_argument("--out", type=Path, required=True, help=".npz file to write")
+    one = add("explain", explain, images=False)
+    one.add_argument("--node", help="a convolution (default: the first)")
+    one.add_argument("--pixel", type=numbers, metavar="Y,X", help="output position (default: 0,0)")
+    one.add_argument("--channel", type=int, default=0, help="output channel")
+    one.add_argument("--image", type=int, default=0, help="position in the batch")
+    one.add_argument("--markdown", action="store_true", help="print Markdown")
+    one = add("vectors", write_vectors)
+    one.add_argument("--out", type=Path, required=True, help="folder to make")
+    one.add_argument("--node", help="one layer (default: all)")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    return args.function(args)
+
+
+def command() -> None:
+    """The console script ``qlinear``."""
+    run_command(main)

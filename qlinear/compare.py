@@ -1,0 +1,96 @@
+"""The one way to compare two tensors: ``==`` on every element."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first element that differs."""
+
+    index: tuple[int, ...]
+    ours: int | float | str
+    ort: int | float | str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor, ours against ONNX Runtime's, element for element (NaN equals NaN)."""
+
+    tensor: str
+    node: str  # that writes it; empty where only the tensor is known
+    operator: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    mismatches: int
+    max_difference: float  # of the elements that are numbers on both sides
+    first: Mismatch | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.mismatches == 0
+
+    def __str__(self) -> str:
+        if self.first is None:
+            return f"{self.elements} elements equal"
+        at = self.first
+        return (
+            f"{self.mismatches} of {self.elements} elements differ, first at {at.index}: "
+            f"ours {at.ours}, ONNX Runtime {at.ort}"
+        )
+
+    def as_json(self) -> dict:
+        return {**asdict(self), "equal": self.equal}
+
+
+def compare_arrays(
+    tensor: str, ours: np.ndarray, theirs: np.ndarray, *, node: str = "", operator: str = ""
+) -> Comparison:
+    """Compare two tensors; another type or shape makes every element a mismatch.
+
+    Args:
+        tensor: its name; node, operator: of what writes it.
+        ours, theirs: arrays, or what else ONNX Runtime returns (sequences, strings).
+    """
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    name = dict(tensor=tensor, node=node, operator=operator, dtype=theirs.dtype.name)
+    size = {"shape": theirs.shape, "elements": theirs.size}
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        first = Mismatch((), f"{ours.dtype}{ours.shape}", f"{theirs.dtype}{theirs.shape}")
+        count = max(theirs.size, 1)
+        return Comparison(**name, **size, mismatches=count, max_difference=0.0, first=first)
+    wrong = ours != theirs
+    if theirs.dtype.kind not in "iubOSU":
+        wrong &= ~((ours != ours) & (theirs != theirs))
+    count = int(np.count_nonzero(wrong))
+    if not count:
+        return Comparison(**name, **size, mismatches=0, max_difference=0)
+    at = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+    first = Mismatch(at, _plain(ours[at]), _plain(theirs[at]))
+    largest = _largest(ours[wrong], theirs[wrong])
+    return Comparison(**name, **size, mismatches=count, max_difference=largest, first=first)
+
+
+def _plain(value) -> int | float | str:
+    """A scalar as Python's own type, which JSON and text can hold."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool | int | str):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if np.isfinite(number) else str(number)
+
+
+def _largest(ours: np.ndarray, theirs: np.ndarray) -> int | float:
+    if ours.dtype.kind in "iub":
+        return int(np.abs(ours.astype(np.int64) - theirs.astype(np.int64)).max())
+    if ours.dtype.kind in "OSU":
+        return 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        gaps = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    finite = gaps[np.isfinite(gaps)]
+    return float(finite.max()) if finite.size else 0.0

@@ -1,0 +1,144 @@
+"""Read regular files only, and write whole ones or none."""
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from qlinear.errors import UnusableInput
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is missing, or no regular file: a pipe or device may hang or never end.
+
+    Raises:
+        UnusableInput: the message says which.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UnusableInput(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnusableInput(f"{path}: {reason}") from None
+    if stat.S_ISDIR(mode):
+        raise UnusableInput(f"{path}: a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise UnusableInput(f"{path}: a pipe or device; name a regular file")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A regular file's bytes.
+
+    Raises:
+        UnusableInput: it cannot be read.
+    """
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableInput(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to, beside ``path``; afterwards it becomes ``path``, or nothing is left.
+
+    Raises:
+        UnusableInput: the folder is missing or cannot be written to.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
+    except OSError as error:
+        raise UnusableInput(f"{path}: {error.strerror}; name another file") from None
+    os.close(handle)
+    partial = Path(name)
+    try:
+        partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise UnusableInput(f"{path}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill beside ``path``; then it becomes ``path`` at once, or nothing is left.
+
+    Raises:
+        UnusableInput: ``path`` is there and not an empty folder, or cannot be written.
+    """
+    taken = UnusableInput(f"{path}: exists and is not an empty folder; name another")
+    made: list[Path] = []
+    work = None
+    try:
+        if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+            raise taken
+        missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
+        for folder in reversed(missing):
+            folder.mkdir()
+            made.append(folder)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}-"))
+        work.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        yield work
+        try:
+            os.rename(work, path)  # replaces an empty folder, and fails on any other
+        except OSError:
+            if path.exists():
+                raise taken from None
+            raise
+        made.clear()
+    except OSError as error:
+        raise UnusableInput(f"{error.filename or path}: {error.strerror or error}") from None
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+        for folder in reversed(made):  # leave no parents behind either
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def write_arrays(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Write a .npz archive, an array at a time; returns how many.
+
+    Unlike ``np.savez`` it takes any name, and arrays that are made as they are written. A type that
+    NumPy lacks is written as the bytes that hold it.
+    """
+    written: dict[str, None] = {}
+    with (
+        whole_file(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name, array in arrays:
+            if name in written or not isinstance(array, np.ndarray):
+                continue
+            written[name] = None
+            if array.dtype.kind == "V" or not array.dtype.isbuiltin:
+                array = array.view(f"u{array.itemsize}")
+            # a fixed date, so that the same tensors give the same bytes
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return len(written)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8 with plain newlines, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_bytes(text.encode())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

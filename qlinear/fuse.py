@@ -1,0 +1,143 @@
+"""From a file to the integer network that it denotes: the graph that ONNX Runtime runs.
+
+In QDQ form a quantized layer is written with float operators between DequantizeLinear and
+QuantizeLinear nodes. Which of these patterns become one integer operator is ONNX Runtime's choice,
+made when it loads the file; so we ask it for the graph that it runs, in a session whose settings
+are stated, and read that. A float operator that it leaves, or fuses with another, is in that graph
+as it runs.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from qlinear import ort
+from qlinear.errors import UnusableInput
+from qlinear.onnx_model import Model, Node, from_proto
+
+BOUNDARY = ("QuantizeLinear", "DequantizeLinear")
+ABSORBED = (*BOUNDARY, "Relu", "Clip", "Identity", "Cast", "Transpose", "Reshape")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One node of the graph that ONNX Runtime runs, and the file's nodes that it stands for."""
+
+    made: Node
+    absorbed: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        return f"{' + '.join(n.operator for n in self.absorbed)} -> {self.made.operator}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A file, the graph that ONNX Runtime makes of it, and in which session."""
+
+    file: Model
+    graph: Model
+    settings: ort.Settings
+    fusions: tuple[Fusion, ...]
+
+    def node(self, name: str) -> Node:
+        """The node of the graph with a name of the file: a node's, or a tensor's that it writes.
+
+        Raises:
+            UnusableInput: there is none, or several.
+        """
+        if any(name == n.name or name in n.outputs for n in self.graph.nodes):
+            return self.graph.node(name)
+        made = [f.made for f in self.fusions if any(name == n.name for n in f.absorbed)]
+        if len(made) == 1:
+            return made[0]
+        if made:
+            names = ", ".join(node.name for node in made)
+            raise UnusableInput(f"{self.file.path}: {name} is part of several nodes; name {names}")
+        if any(name == n.name or name in n.outputs for n in self.file.nodes):
+            raise UnusableInput(
+                f"{self.file.path}: ONNX Runtime runs {name} inside another node; see inspect"
+            )
+        return self.graph.node(name)
+
+    def kinds(self) -> str:
+        """What the fusions made, counted: "9 QLinearConv, 3 com.microsoft.QLinearAdd"."""
+        counts = Counter(f.made.operator for f in self.fusions)
+        return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "nothing"
+
+
+def fuse(model: Model, settings: ort.Settings | None = None) -> Network:
+    """Let ONNX Runtime load a file, and read the graph that it runs.
+
+    Args:
+        settings: of the session; by default those of :func:`settings_for`.
+
+    Raises:
+        UnusableInput: ONNX Runtime refuses the file.
+    """
+    given = settings or settings_for(model)
+    graph = from_proto(ort.optimized(model, given), model.path)
+    chosen = given if settings else _with_exact_products(model, graph, given)
+    fusions = list(_fusions(model, graph))
+    names = {f.made.outputs: _name(f) for f in fusions}
+    nodes = tuple(replace(n, name=names.get(n.outputs, n.name)) for n in graph.nodes)
+    made = {node.outputs: node for node in nodes}
+    fusions = tuple(replace(f, made=made[f.made.outputs]) for f in fusions)
+    return Network(model, replace(graph, nodes=nodes), chosen, fusions)
+
+
+def settings_for(model: Model) -> ort.Settings:
+    """The session that runs a file's integers as integers, if ONNX Runtime opens it so.
+
+    Extended optimizations are the furthest level at which a graph does not depend on the
+    processor's preferred memory layout.
+
+    Raises:
+        UnusableInput: ONNX Runtime refuses the file in a session without entries too.
+    """
+    plain = ort.Settings()
+    if not any(n.op_type == "DequantizeLinear" for n in model.nodes):
+        return plain
+    int8 = ort.Settings((ort.INT8_QDQ,))
+    return int8 if _opens(model, int8) else plain
+
+
+def _with_exact_products(model: Model, graph: Model, settings: ort.Settings) -> ort.Settings:
+    """The entry for exact products besides, where x86 without VNNI needs it and it works."""
+    if not ort.saturates_without_vnni(graph):
+        return settings
+    exact = replace(settings, entries=(*settings.entries, ort.EXACT))
+    # ONNX Runtime refuses it where two layers share a weight or its zero point
+    return exact if _opens(model, exact) else settings
+
+
+def _opens(model: Model, settings: ort.Settings) -> bool:
+    try:
+        ort.open_session(model.source, settings)
+    except Exception:  # onnxruntime raises types of its own
+        return False
+    return True
+
+
+def _name(fusion: Fusion) -> str:
+    """The file's name for what a node computes: that of the operator, not of what feeds it."""
+    working = [n for n in fusion.absorbed if n.op_type not in ABSORBED] or list(fusion.absorbed)
+    return working[0].name if len(working) == 1 else fusion.made.name
+
+
+def _fusions(model: Model, graph: Model):
+    """The nodes of the graph that are not in the file, each with the file's nodes behind it."""
+    writer = {name: node for node in model.nodes for name in node.outputs if name}
+    for made in graph.nodes:
+        same = writer.get(next((o for o in made.outputs if o), ""))
+        if same is None or (same.operator, same.inputs) == (made.operator, made.inputs):
+            continue
+        absorbed: dict[int, Node] = {}
+        waiting, stop = [name for name in made.outputs if name], set(made.inputs)
+        while waiting:
+            node = writer.get(waiting.pop())
+            if node is None or id(node) in absorbed:
+                continue
+            absorbed[id(node)] = node
+            waiting += [name for name in node.inputs if name and name not in stop]
+        order = [node for node in model.nodes if id(node) in absorbed]
+        if order:
+            yield Fusion(made, tuple(order))
