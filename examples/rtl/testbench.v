@@ -3,7 +3,7 @@
 // Run in a layer's folder; +image=N chooses the image. Prints PASS with what was compared, or FAIL
 // with the first mismatch, or with the file and the word (counted from 0) that cannot be used. The
 // exit status is 0 for PASS alone, else 1 under Icarus Verilog and 134 under Verilator (--binary
-// --timing): $fatal, younger than Verilog-2001, sets it in both.
+// --timing -Wno-WIDTH): $fatal, younger than Verilog-2001, sets it in both.
 `include "layer.vh"
 
 module testbench;
