@@ -7,9 +7,11 @@ READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
 STATIC := book/offline.py book/static/book.css book/static/explorer.js
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--annotation-style line --custom-compile-command "make lock" $(UPGRADE)
 export PYTHONHASHSEED := 0
 
-.PHONY: book pdf test check notebooks lab models fuzz clean
+.PHONY: book pdf test check notebooks lab models lock fuzz clean
 
 book: _build/.fresh _build/.static
 	$(BIN)/python -m tools.explorer_data --out book/static
@@ -44,15 +46,23 @@ models: $(READY)
 	$(BIN)/python scripts/quantize_onnx.py
 	$(BIN)/python scripts/extract_operations.py
 
+# remake the pins, with hashes, for every supported Python and system; what fits stays as it is, but
+# make lock UPGRADE=--upgrade takes the newest
+lock: $(READY)
+	$(BIN)/python -m pip install -q uv==0.13.9
+	$(LOCK) --all-extras pyproject.toml requirements.in -o requirements.txt
+	echo torch | $(LOCK) - -c requirements.txt -o requirements-train.txt
+
 clean:
 	rm -rf _build $(VENV)
 
-$(READY): requirements.txt constraints.txt pyproject.toml
+$(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12"; \
 		exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
 # a minute of damaged models against the loader

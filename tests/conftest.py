@@ -1,6 +1,8 @@
 """What the tests share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,15 @@ def model() -> Model:
 def values(model: Model) -> dict[str, np.ndarray]:
     """Every tensor of the book's model on two sample images, by ONNX Runtime."""
     return tensors(model, load_samples()[0][:2].astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Path:
+    """Golden vectors of the book's model on two images, from the command; only to be read."""
+    out = tmp_path_factory.mktemp("golden") / "vectors"
+    command = [sys.executable, "-m", "qlinear", "vectors", MODELS / "resnet8_int8.onnx"]
+    done = subprocess.run(
+        [*command, "--out", out, "--images", "2"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return out

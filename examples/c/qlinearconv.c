@@ -4,6 +4,8 @@
  *   cc -std=c99 -Wall -Wextra -Werror -pedantic -I vectors/01_stem_quant qlinearconv.c -o check -lm
  *   ./check
  *
+ * Prints PASS and exits with status 0, or FAIL with the first mismatch and status 1.
+ *
  * Needs IEEE 754 float32 without excess precision (FLT_EVAL_METHOD 0) and the default rounding mode.
  * Define WRONG_ROUNDING as TRUNCATE or HALF_UP to see how a wrong rounding is found: truncation on
  * any layer, half up where a product falls on a tie.
@@ -26,6 +28,19 @@
 #endif
 
 #define TAPS ((C_IN / GROUPS) * K_H * K_W)
+
+/* A header that was cut, or whose sizes are not its arrays', does not compile. */
+#define HOLDS(array, count) \
+    typedef char array##_has_not_as_many_elements_as_its_sizes_say[ \
+        (count) > 0 && sizeof(array) / sizeof *(array) == (count) ? 1 : -1]
+
+HOLDS(vec_x, C_IN * H_IN * W_IN);
+HOLDS(vec_w, C_OUT * TAPS);
+HOLDS(vec_w_zero_point, C_OUT);
+HOLDS(vec_bias, C_OUT);
+HOLDS(vec_factor, C_OUT);
+HOLDS(vec_acc, C_OUT * H_OUT * W_OUT);
+HOLDS(vec_y, C_OUT * H_OUT * W_OUT);
 
 /* Stage 1: the exact sum of products and the bias. Padding stands for x_zero_point: it adds 0. */
 static int32_t accumulate(int m, int oy, int ox)

@@ -1,13 +1,17 @@
 // Drives qlinearconv_pe with golden vectors and compares every accumulator and every output.
 // layer.vh and the .hex files come from: python -m qlinear vectors MODEL --out DIR
-// Run in a layer's folder; +image=NN chooses the image. Prints PASS or FAIL, and the first mismatch.
+// Run in a layer's folder; +image=N chooses the image. Prints PASS with what was compared, or FAIL
+// with the first mismatch, or with the file and the word (counted from 0) that cannot be used. The
+// exit status is 0 for PASS alone, else 1 under Icarus Verilog and 134 under Verilator (--binary
+// --timing -Wno-WIDTH): $fatal, younger than Verilog-2001, sets it in both.
 `include "layer.vh"
 
 module testbench;
     localparam integer TAPS = (`C_IN / `GROUPS) * `K_H * `K_W;
     localparam integer OUTPUTS = `C_OUT * `H_OUT * `W_OUT;
+    localparam integer INPUTS = `C_IN * `H_IN * `W_IN;
 
-    reg [7:0] x_mem [0:`C_IN * `H_IN * `W_IN - 1];
+    reg [7:0] x_mem [0:INPUTS - 1];
     reg [7:0] w_mem [0:`C_OUT * TAPS - 1];
     reg [7:0] w_zero [0:`C_OUT - 1];
     reg [31:0] bias_mem [0:`C_OUT - 1];
@@ -31,40 +35,120 @@ module testbench;
     );
 
     integer m, oy, ox, c, ky, kx, iy, ix, first, at, out, wrong;
-    reg [8*8-1:0] image;
+
+    // the file that is being read: `size` words of `digits` digits, whose values fit in `bits` bits
+    integer image, file, size, digits, bits, i, k;
+    reg [8*24-1:0] name;
+    reg [8*9-1:0] text;  // the longest word, and room to see one that is longer
+    reg [4:0] digit;
+    reg [31:0] word;
 
     function signed [8:0] wide(input [7:0] v, input is_signed);
         wide = is_signed ? {v[7], v} : {1'b0, v};
     endfunction
 
     initial begin
-        if (!$value$plusargs("image=%s", image)) image = "00";
-        $readmemh({"image", image[15:0], "_x.hex"}, x_mem);
-        $readmemh({"image", image[15:0], "_acc.hex"}, acc_mem);
-        $readmemh({"image", image[15:0], "_y.hex"}, y_mem);
-        $readmemh("w.hex", w_mem);
-        $readmemh("w_zero_point.hex", w_zero);
-        $readmemh("bias.hex", bias_mem);
-        $readmemh("mantissa.hex", mantissa_mem);
-        $readmemh("shift.hex", shift_mem);
+        if (OUTPUTS < 1) $fatal(1, "FAIL: layer.vh: no outputs to compare");
+        if (!$value$plusargs("image=%d", image)) image = 0;
+        $sformat(name, "image%02d_x.hex", image);
+        open(INPUTS, 2, 8);
+        for (i = 0; i < size; i = i + 1) begin next_word; x_mem[i] = word[7:0]; end
+        close;
+        $sformat(name, "image%02d_acc.hex", image);
+        open(OUTPUTS, 8, 32);
+        for (i = 0; i < size; i = i + 1) begin next_word; acc_mem[i] = word; end
+        close;
+        $sformat(name, "image%02d_y.hex", image);
+        open(OUTPUTS, 2, 8);
+        for (i = 0; i < size; i = i + 1) begin next_word; y_mem[i] = word[7:0]; end
+        close;
+        name = "w.hex";
+        open(`C_OUT * TAPS, 2, 8);
+        for (i = 0; i < size; i = i + 1) begin next_word; w_mem[i] = word[7:0]; end
+        close;
+        name = "w_zero_point.hex";
+        open(`C_OUT, 2, 8);
+        for (i = 0; i < size; i = i + 1) begin next_word; w_zero[i] = word[7:0]; end
+        close;
+        name = "bias.hex";
+        open(`C_OUT, 8, 32);
+        for (i = 0; i < size; i = i + 1) begin next_word; bias_mem[i] = word; end
+        close;
+        name = "mantissa.hex";
+        open(`C_OUT, 8, 24);
+        for (i = 0; i < size; i = i + 1) begin next_word; mantissa_mem[i] = word; end
+        close;
+        name = "shift.hex";
+        open(`C_OUT, 8, 8);
+        for (i = 0; i < size; i = i + 1) begin next_word; shift_mem[i] = word; end
+        close;
         wrong = 0;
         out = 0;
         for (m = 0; m < `C_OUT; m = m + 1)
             for (oy = 0; oy < `H_OUT; oy = oy + 1)
                 for (ox = 0; ox < `W_OUT; ox = ox + 1) begin
                     run_element;
-                    if (acc !== acc_mem[out] || y !== wide(y_mem[out], `Y_MIN < 0)) begin
+                    if (done !== 1'b1 || acc !== acc_mem[out]
+                        || y !== wide(y_mem[out], `Y_MIN < 0)) begin
                         if (wrong == 0)
-                            $display("first mismatch at channel %0d, row %0d, column %0d: acc %0d, expected %0d; y %0d, expected %0d",
-                                     m, oy, ox, acc, $signed(acc_mem[out]), y, wide(y_mem[out], `Y_MIN < 0));
+                            $display("first mismatch at channel %0d, row %0d, column %0d: done %b; acc %0d, expected %0d; y %0d, expected %0d",
+                                     m, oy, ox, done, acc, $signed(acc_mem[out]),
+                                     y, wide(y_mem[out], `Y_MIN < 0));
                         wrong = wrong + 1;
                     end
                     out = out + 1;
                 end
-        if (wrong == 0) $display("PASS: %0d outputs equal", OUTPUTS);
-        else $display("FAIL: %0d of %0d outputs differ", wrong, OUTPUTS);
+        if (wrong != 0) $fatal(1, "FAIL: image %02d: %0d of %0d outputs differ", image, wrong, out);
+        $display("PASS: image %02d: %0d accumulators and %0d outputs equal", image, out, out);
         $finish;
     end
+
+    // Files are read word by word: $readmemh only warns of a missing or short one, and leaves X,
+    // which a two-state simulator does not even have.
+    task open(input integer words, input integer word_digits, input integer word_bits);
+        begin
+            size = words;
+            digits = word_digits;
+            bits = word_bits;
+            file = $fopen(name, "r");
+            if (file == 0) $fatal(1, "FAIL: %0s: cannot be read", name);
+        end
+    endtask
+
+    task next_word;
+        begin
+            if ($fscanf(file, "%s", text) != 1)
+                $fatal(1, "FAIL: %0s: ends before word %0d; %0d words are needed", name, i, size);
+            word = 0;
+            for (k = 0; k < digits; k = k + 1) begin
+                digit = hex_digit(text[8*k +: 8]);
+                if (digit[4])
+                    $fatal(1, "FAIL: %0s: word %0d is %0s, not %0d hexadecimal digits",
+                           name, i, text, digits);
+                word[4*k +: 4] = digit[3:0];
+            end
+            if (text >> 8 * digits != 0)
+                $fatal(1, "FAIL: %0s: word %0d has more than %0d digits", name, i, digits);
+            if (bits < 32 && word >> bits != 0)
+                $fatal(1, "FAIL: %0s: word %0d does not fit in %0d bits", name, i, bits);
+        end
+    endtask
+
+    task close;
+        begin
+            if ($fscanf(file, "%s", text) == 1)
+                $fatal(1, "FAIL: %0s: has more than %0d words", name, size);
+            $fclose(file);
+        end
+    endtask
+
+    // the value of a character, or 16 where it is no hexadecimal digit
+    function [4:0] hex_digit(input [7:0] character);
+        if (character >= "0" && character <= "9") hex_digit = character - "0";
+        else if (character >= "a" && character <= "f") hex_digit = character - "a" + 10;
+        else if (character >= "A" && character <= "F") hex_digit = character - "A" + 10;
+        else hex_digit = 16;
+    endfunction
 
     // one output element: TAPS clocks, one product each; padding is a product of zero
     task run_element;
