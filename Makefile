@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
-STATIC := book/offline.py book/static/book.css \
+STATIC := $(wildcard tools/sphinx/*.py) book/static/book.css \
 	$(addprefix book/static/explorer/,inference.js view.js)
 export PYTHONHASHSEED := 0
 
