@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
 CHAPTERS := $(wildcard notebooks/*.ipynb)
-STATIC := book/offline.py book/static/book.css book/static/explorer.js
+STATIC := $(wildcard tools/sphinx/*.py) book/static/book.css \
+	$(addprefix book/static/explorer/,inference.js view.js)
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --custom-compile-command "make lock" $(UPGRADE)
 export PYTHONHASHSEED := 0
@@ -14,7 +15,7 @@ export PYTHONHASHSEED := 0
 .PHONY: book pdf test check notebooks lab models lock fuzz clean
 
 book: _build/.fresh _build/.static
-	$(BIN)/python -m tools.explorer_data --out book/static
+	$(BIN)/python -m tools.explorer_data --out book/static/explorer
 	$(BIN)/python -m tools.cheatsheet --out book/cheatsheet.md
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "open _build/html/index.html"
