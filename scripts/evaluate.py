@@ -16,9 +16,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput, run_command
+from qlinear.files import write_text
 from qlinear.onnx_model import load
 from study.cifar10 import load_cifar10
 from study.evaluate import compare_forms, evaluate
+from study.provenance import recorded
 
 FILES = ("resnet8", "resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel")
 
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the models")
     parser.add_argument("--out", type=Path, help="JSON file (default: accuracy.json beside them)")
-    parser.add_argument("--data-note", default="CIFAR-10 test set", help="the data, for the record")
+    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
     parser.add_argument(
         "--images", type=int, default=10_000, help="how many images, from the first"
     )
@@ -53,10 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     for form in qdq:
         print(f"{form['form']}: {form['differing']} of {form['logits']} logits differ")
     out = args.out or args.models / "accuracy.json"
-    record = {"data": args.data_note, "images": len(images), "models": scores, "qdq": qdq}
-    partial = out.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(out)
+    files = [args.models / f"{name}.onnx" for name in (*FILES, "resnet8_uint8")]
+    source = recorded(
+        "scripts/evaluate.py", files, images, labels, note=args.data_note, batch=batch
+    )
+    record = {"recorded": source, "images": len(images), "models": scores, "qdq": qdq}
+    write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")
     return int(any(score["differing"] for score in scores))
 

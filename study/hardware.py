@@ -24,11 +24,13 @@ from tqdm import tqdm
 
 from qlinear.engine import compute, run
 from qlinear.errors import UnusableInput
+from qlinear.files import write_text
 from qlinear.hardware import accumulators, analog, requantizers, variants
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
 from study import bit_widths, quantize
 from study.cifar10 import load_cifar10
+from study.provenance import recorded
 
 BATCH = 50
 Measurement = tuple[dict, Callable[[], dict]]  # a setting, and what measures it
@@ -151,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
     parser.add_argument("--out", type=Path, help="JSON file (default: hardware.json beside them)")
     parser.add_argument("--images", type=int, default=10_000, help="test images, from the first")
     args = parser.parse_args(argv)
@@ -164,7 +167,16 @@ def main(argv: list[str] | None = None) -> None:
         "bit_widths": (args.images, widths(study, args.images, args.models)),
         "analog": (few, analog_arrays(study, few)),
     }
-    record: dict = {"exact": {n: study.score(OPERATORS, n) for n in (args.images, few)}}
+    source = recorded(
+        "scripts/hardware.py",
+        [args.models / quantize.MIXED, args.models / quantize.PER_TENSOR],
+        study.images[: args.images],
+        study.labels[: args.images],
+        note=args.data_note,
+        batch=BATCH,
+    )
+    record: dict = {"recorded": source}
+    record["exact"] = {n: study.score(OPERATORS, n) for n in (args.images, few)}
     record["bounds"] = bounds(study.model)
     for name, (images, rows) in sections.items():
         settings = list(rows)
@@ -173,7 +185,5 @@ def main(argv: list[str] | None = None) -> None:
             bar = tqdm(done, name, total=len(settings), unit="setting")
             record[name] = {"images": images, "rows": list(bar)}
     out = args.out or args.models / "hardware.json"
-    partial_path = out.with_suffix(".partial")
-    partial_path.write_text(json.dumps(record, indent=1) + "\n")
-    partial_path.replace(out)
+    write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

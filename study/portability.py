@@ -21,9 +21,11 @@ import numpy as np
 
 from qlinear.engine import run
 from qlinear.errors import UnusableInput
+from qlinear.files import write_text
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.ort import tensors
+from study.provenance import recorded
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = "Haswell-v1"  # AVX2 and FMA3, no VNNI
@@ -42,7 +44,9 @@ def measure() -> dict:
             rows.append({"model": name, "exact": exact, "differing": differ})
             if name == "resnet8_uint8" and not exact:
                 stem = hashlib.sha256(theirs["stem_out_quantized"].tobytes()).hexdigest()
-    return {"cpu": CPU, "images": len(x), "rows": rows, "saturated_stem_sha256": stem}
+    files = [ROOT / "models" / f"{name}.onnx" for name in ("resnet8_int8", "resnet8_uint8")]
+    source = recorded("scripts/portability.py", files, x, note="sample images", cpu=CPU)
+    return {"recorded": source, "images": len(x), "rows": rows, "saturated_stem_sha256": stem}
 
 
 def emulate() -> dict:
@@ -76,5 +80,5 @@ def main(argv: list[str] | None = None) -> None:
     if args.here:
         print(json.dumps(measure()))
         return
-    args.out.write_text(json.dumps(emulate(), indent=1) + "\n")
+    write_text(args.out, json.dumps(emulate(), indent=1) + "\n")
     print(f"wrote {args.out}")

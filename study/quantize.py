@@ -19,11 +19,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput
+from qlinear.files import whole_file, write_text
 from qlinear.onnx_model import Model, Node, from_proto, load
 from qlinear.operators.qgemm import as_conv
 from qlinear.operators.qlinear_conv import Conv
 from qlinear.ort import run_node, tensors
 from study.cifar10 import load_cifar10
+from study.provenance import recorded
 
 PER_TENSOR, PER_CHANNEL = (
     "resnet8_int8_per_tensor.onnx",
@@ -214,7 +216,7 @@ def calibrate(float_path: Path, images: np.ndarray, ranges: Path) -> None:
         found = json.loads(cache.read_text())
     # sorted, because the order of ONNX Runtime's set of tensors changes from run to run
     found["data"] = dict(sorted(found["data"].items()))
-    ranges.write_text(json.dumps(found, indent=1) + "\n")
+    write_text(ranges, json.dumps(found, indent=1) + "\n")
 
 
 def remake(models: Path, out: Path, data_dir: Path | None) -> None:
@@ -235,19 +237,21 @@ def remake(models: Path, out: Path, data_dir: Path | None) -> None:
     if data_dir:
         found = layer_noise(load(float_path), *pair, images)
         record = {
+            "recorded": recorded(
+                "scripts/quantize_onnx.py", [float_path], images, note="training images"
+            ),
             "images": IMAGES,
             "seed": SEED,
             "threshold_db": GAIN_DB,
             "layers": [asdict(layer) for layer in found],
         }
-        noise_path.write_text(json.dumps(record, indent=1) + "\n")
+        write_text(noise_path, json.dumps(record, indent=1) + "\n")
     noises = [LayerNoise(**layer) for layer in json.loads(noise_path.read_text())["layers"]]
     made[MIXED] = mix(*pair, {noise.layer for noise in noises if noise.per_channel})
 
     for name, proto in made.items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(proto.SerializeToString(deterministic=True))
-        partial.replace(out / name)
+        with whole_file(out / name) as partial:
+            partial.write_bytes(proto.SerializeToString(deterministic=True))
         print(f"wrote {out / name}")
     for layer in noises:
         kind = "per-channel" if layer.per_channel else "per-tensor"

@@ -1,6 +1,7 @@
 """What the chapters share: paths, prose with computed numbers, listings of the library's code."""
 
 import inspect
+import json
 import textwrap
 from pathlib import Path
 
@@ -35,3 +36,22 @@ def exact(value) -> str:
     if value.dtype == np.float32:
         return f"{value.item():.9g}"
     return f"{value.item():,}" if value.dtype.kind in "iu" else str(value.item())
+
+
+def record(name: str) -> tuple[dict, Markdown]:
+    """A file of recorded numbers in ``models/``, and the mark that every output from it carries."""
+    data = json.loads((MODELS / name).read_text())
+    source = data["recorded"]
+    models = ", ".join(f"`{file}` ({digest[:8]})" for file, digest in source["models"].items())
+    versions = ", ".join(f"{module} {version}" for module, version in source["versions"].items())
+    images = source.get("data")
+    on = (
+        f", on {images['images']:,} images ({images['note']}, {images['sha256'][:8]})"
+        if images
+        else ""
+    )
+    mark = (
+        f"*Recorded, not computed on this page:* `models/{name}`, made by `{source['script']}`{on} "
+        f"from {models} with {versions}."
+    )
+    return data, Markdown(mark)
