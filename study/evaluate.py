@@ -1,7 +1,7 @@
 """Accuracy of the models on CIFAR-10, and equality with ONNX Runtime on every image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from qlinear.compare import compare_arrays
 from qlinear.engine import run
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, from_proto, load
-from qlinear.ort import all_outputs, session
+from qlinear.ort import DEFAULT, INT8_QDQ, Level, Settings, all_outputs, open_session, session
 from study.cifar10 import CLASSES
 from study.quantize import PER_TENSOR, quantize
 
@@ -72,6 +72,14 @@ def evaluate(
         raise UnusableInput("no images to evaluate")
 
 
+# a QDQ file in sessions that differ: what is fused decides what is rounded
+FORMS = {
+    "QDQ, the default session": DEFAULT,
+    "QDQ, int8 pairs fused": Settings((INT8_QDQ,), Level.ORT_ENABLE_ALL),
+    "QDQ, no fusion": Settings(level=Level.ORT_DISABLE_ALL),
+}
+
+
 @dataclass(frozen=True)
 class FormDifference:
     """How the QDQ form of the per-tensor network differs from its QOperator form."""
@@ -83,25 +91,25 @@ class FormDifference:
 
 
 def compare_forms(models: Path, images: np.ndarray, batch: int = 500) -> list[FormDifference]:
-    """Count the logits by which the QDQ form, fused and not, differs from the QOperator form."""
+    """Count the logits by which the QDQ form differs from the QOperator form, in each session."""
     per_tensor = load(models / PER_TENSOR)
     qdq = quantize(
         models / "resnet8.onnx", models / "calibration.json", quant_format=QuantFormat.QDQ
     )
     ((x_name, _),) = from_proto(qdq).inputs.items()
 
-    def logits(proto, optimize=True) -> np.ndarray:
-        oracle = session(from_proto(proto), threads=0, optimize=optimize)
+    def logits(source: bytes, settings: Settings) -> np.ndarray:
+        oracle = open_session(source, replace(settings, threads=0))
         parts = [
             oracle.run(None, {x_name: images[i : i + batch].astype(np.float32)})[0]
             for i in range(0, len(images), batch)
         ]
         return np.concatenate(parts)
 
-    wanted = logits(per_tensor.proto)
+    wanted = logits(per_tensor.source, DEFAULT)
     found = []
-    for form, optimize in (("QDQ, fused (the default)", True), ("QDQ, no fusion", False)):
-        ours = logits(qdq, optimize)
+    for form, settings in FORMS.items():
+        ours = logits(qdq.SerializeToString(), settings)
         labels = int((ours.argmax(1) != wanted.argmax(1)).sum())
         found.append(FormDifference(form, ours.size, int((ours != wanted).sum()), labels))
     return found
