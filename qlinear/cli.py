@@ -80,7 +80,7 @@ def validate_command(args: argparse.Namespace) -> int:
 
 
 def _print_node(args: argparse.Namespace, model: Model, feeds: list[Feed]) -> int:
-    network = fuse(model)
+    network = oracle.settle(model, feeds[0].values)
     node = network.node(args.node)
     checks = [check for feed in feeds for check in check_nodes(network, [node], feed)]
     found = [c for check in checks for c in check.comparisons]
@@ -164,10 +164,10 @@ def _sentence(verdict: Verdict) -> str:
 def run_model(args: argparse.Namespace) -> int:
     """Write every tensor that the reference computes, under its name in the file."""
     model = load(args.model)
-    network = fuse(model)
     feeds = read_feeds(model, args.input, args.images)
     if len(feeds) != 1:
         raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    network = oracle.settle(model, feeds[0].values)
     borrowed: list[str] = []
 
     def arrays() -> Iterable[tuple[str, np.ndarray]]:
@@ -215,10 +215,10 @@ def _convolution(network: Network, name: str | None) -> Node:
 def explain(args: argparse.Namespace) -> int:
     """Work out one output element of a QLinearConv, step by step."""
     model = load(args.model)
-    network = fuse(model)
+    feeds = read_feeds(model, args.input)[0].values
+    network = oracle.settle(model, feeds)
     node = _convolution(network, args.node)
     conv = network.graph.conv(node)
-    feeds = read_feeds(model, args.input)[0].values
     session = oracle.open_graph(network, (node.inputs[0], node.outputs[0]))
     values = feeds | oracle.outputs(model, session, feeds)
     x, y = values[node.inputs[0]], values[node.outputs[0]]
@@ -275,9 +275,9 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
 def write_vectors(args: argparse.Namespace) -> int:
     """Write golden vectors of the QLinearConv layers, for each image."""
     model = load(args.model)
-    network = fuse(model)
-    nodes = [_convolution(network, args.node)] if args.node else _convolutions(network)
     feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
+    network = oracle.settle(model, feeds[0].values)
+    nodes = [_convolution(network, args.node)] if args.node else _convolutions(network)
 
     def bar(layers: list) -> Iterable:
         return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)

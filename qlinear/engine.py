@@ -199,7 +199,8 @@ def computed(model: Model, node: Node, fed: dict[str, np.ndarray]) -> dict[str, 
             found = moved(node, inputs, model.opset)
     except (TypeError, ValueError) as error:
         raise Unsupported(str(error)) from None
-    return {name: value for name, value in zip(node.outputs, found, strict=False) if name}
+    pairs = zip(node.outputs, found, strict=False)  # np.asarray: 0-d results may be scalars
+    return {name: np.asarray(value) for name, value in pairs if name}
 
 
 def is_quantized(

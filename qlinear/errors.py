@@ -15,6 +15,10 @@ class Unsupported(UnusableInput):
     """A legal input that this function does not compute, as a type of another width."""
 
 
+class Refused(UnusableInput):
+    """ONNX Runtime refuses a model or an input, in one session at least."""
+
+
 class Ended(BaseException):
     """A signal that asks us to end; an exception, so that whatever was begun is cleaned up."""
 

@@ -68,14 +68,16 @@ def fuse(model: Model, settings: ort.Settings | None = None) -> Network:
     """Let ONNX Runtime load a file, and read the graph that it runs.
 
     Args:
-        settings: of the session; by default those of :func:`settings_for`.
+        settings: of the session; by default the first of :func:`candidates` that opens the file.
 
     Raises:
-        UnusableInput: ONNX Runtime refuses the file.
+        Refused: ONNX Runtime refuses the file.
     """
-    given = settings or settings_for(model)
-    graph = from_proto(ort.optimized(model, given), model.path)
-    chosen = given if settings else _with_exact_products(model, graph, given)
+    if settings is None:
+        opens = [each for each in candidates(model) if _opens(model, each)]
+        settings = opens[0] if opens else ort.Settings()
+    graph = from_proto(ort.optimized(model, settings), model.path)
+    chosen = _with_exact_products(model, graph, settings)
     fusions = list(_fusions(model, graph))
     names = {f.made.outputs: _name(f) for f in fusions}
     nodes = tuple(replace(n, name=names.get(n.outputs, n.name)) for n in graph.nodes)
@@ -84,20 +86,17 @@ def fuse(model: Model, settings: ort.Settings | None = None) -> Network:
     return Network(model, replace(graph, nodes=nodes), chosen, fusions)
 
 
-def settings_for(model: Model) -> ort.Settings:
-    """The session that runs a file's integers as integers, if ONNX Runtime opens it so.
+def candidates(model: Model) -> list[ort.Settings]:
+    """Sessions in the order in which to try them: the first runs a file's integers as integers.
 
     Extended optimizations are the furthest level at which a graph does not depend on the
-    processor's preferred memory layout.
-
-    Raises:
-        UnusableInput: ONNX Runtime refuses the file in a session without entries too.
+    processor's preferred memory layout. A session that does not open a file, or fails when it runs,
+    says nothing about one that does: each optimization has faults of its own.
     """
-    plain = ort.Settings()
-    if not any(n.op_type == "DequantizeLinear" for n in model.nodes):
-        return plain
-    int8 = ort.Settings((ort.INT8_QDQ,))
-    return int8 if _opens(model, int8) else plain
+    plain = [ort.Settings(), ort.Settings(level=ort.Level.ORT_DISABLE_ALL)]
+    if any(node.op_type == "DequantizeLinear" for node in model.nodes):
+        return [ort.Settings((ort.INT8_QDQ,)), *plain]
+    return plain
 
 
 def _with_exact_products(model: Model, graph: Model, settings: ort.Settings) -> ort.Settings:
@@ -126,18 +125,19 @@ def _name(fusion: Fusion) -> str:
 def _fusions(model: Model, graph: Model):
     """The nodes of the graph that are not in the file, each with the file's nodes behind it."""
     writer = {name: node for node in model.nodes for name in node.outputs if name}
+    kept = {name for node in graph.nodes for name in node.outputs}
     for made in graph.nodes:
         same = writer.get(next((o for o in made.outputs if o), ""))
         if same is None or (same.operator, same.inputs) == (made.operator, made.inputs):
             continue
         absorbed: dict[int, Node] = {}
-        waiting, stop = [name for name in made.outputs if name], set(made.inputs)
+        waiting = [name for name in made.outputs if name]
         while waiting:
             node = writer.get(waiting.pop())
             if node is None or id(node) in absorbed:
                 continue
             absorbed[id(node)] = node
-            waiting += [name for name in node.inputs if name and name not in stop]
+            waiting += [name for name in node.inputs if name not in kept]
         order = [node for node in model.nodes if id(node) in absorbed]
         if order:
             yield Fusion(made, tuple(order))

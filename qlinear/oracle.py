@@ -7,15 +7,38 @@ import numpy as np
 import onnxruntime
 
 from qlinear import ort
-from qlinear.fuse import Network
+from qlinear.errors import Refused
+from qlinear.fuse import Network, candidates, fuse
 from qlinear.onnx_model import Model
+
+
+def settle(model: Model, feeds: dict[str, np.ndarray]) -> Network:
+    """The network that a file denotes, in the first session that runs it on these inputs.
+
+    Args:
+        feeds: the graph's inputs by name.
+
+    Raises:
+        Refused: ONNX Runtime runs the file in none of them; the message is the first one's.
+    """
+    errors: list[Refused] = []
+    for settings in candidates(model):
+        try:
+            network = fuse(model, settings)
+            outputs(model, open_file(model, network.settings), feeds)
+            outputs(model, open_graph(network, ()), feeds)
+        except Refused as error:
+            errors.append(error)
+        else:
+            return network
+    raise errors[0]
 
 
 def open_file(model: Model, settings: ort.Settings) -> onnxruntime.InferenceSession:
     """A session of the file, unmodified.
 
     Raises:
-        UnusableInput: ONNX Runtime refuses it.
+        Refused: ONNX Runtime refuses it.
     """
     try:
         return ort.open_session(model.source, settings)
@@ -30,7 +53,7 @@ def open_graph(network: Network, names: Iterable[str]) -> onnxruntime.InferenceS
     rewriting of weights it is; no fusion is left then that the tensors asked for would not block.
 
     Raises:
-        UnusableInput: ONNX Runtime refuses it.
+        Refused: ONNX Runtime refuses it.
     """
     settings = network.settings
     if ort.EXACT not in settings.entries:
@@ -53,7 +76,7 @@ def outputs(
     """What a session computes, by name: all its outputs, or those named.
 
     Raises:
-        UnusableInput: ONNX Runtime refuses the inputs.
+        Refused: ONNX Runtime refuses the inputs.
     """
     names = list(names) if names is not None else [o.name for o in session.get_outputs()]
     try:

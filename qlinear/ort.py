@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from qlinear.errors import UnusableInput
+from qlinear.errors import Refused
 from qlinear.onnx_model import Model, Node, from_proto
 
 # int8 Q/DQ pairs are fused as they are; by default ONNX Runtime on x86 turns them into uint8 and
@@ -68,17 +68,17 @@ def open_session(
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def refused(path: Path, error: Exception) -> UnusableInput:
+def refused(path: Path, error: Exception) -> Refused:
     """What to tell the user of an exception of ONNX Runtime."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UnusableInput(f"{path}: ONNX Runtime refuses it ({reason[:300]})")
+    return Refused(f"{path}: ONNX Runtime refuses it ({reason[:300]})")
 
 
 def optimized(model: Model, settings: Settings) -> onnx.ModelProto:
     """The graph that ONNX Runtime makes of a file and runs, under these settings.
 
     Raises:
-        UnusableInput: it refuses the file.
+        Refused: it refuses the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "graph.onnx"
@@ -153,7 +153,7 @@ def declared(model: Model) -> dict[str, tuple[np.dtype, tuple | None]]:
     """Type and shape of every tensor, as ONNX Runtime infers them; a symbolic axis is a string.
 
     Raises:
-        UnusableInput: it refuses the model.
+        Refused: it refuses the model.
     """
     try:
         opened = open_session(all_outputs(model), Settings(level=Level.ORT_DISABLE_ALL))
@@ -178,7 +178,7 @@ def tensors(
     """Run a model with one input on ``x`` and return every tensor that it computes, by name.
 
     Raises:
-        UnusableInput: ONNX Runtime refuses the model or the input.
+        Refused: ONNX Runtime refuses the model or the input.
     """
     proto = all_outputs(model)
     names = [output.name for output in proto.graph.output]

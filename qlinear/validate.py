@@ -13,6 +13,7 @@ import onnxruntime
 
 from qlinear import engine, oracle, ort
 from qlinear.compare import Comparison, compare_arrays
+from qlinear.conditions import broken
 from qlinear.engine import Step
 from qlinear.errors import UnusableInput
 from qlinear.fuse import Network, fuse
@@ -94,13 +95,13 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
     Raises:
         UnusableInput: ONNX Runtime refuses the file or an input, or nothing in it is quantized.
     """
-    network = fuse(model)
+    network = oracle.settle(model, feeds[0].values)
     file, plain = (oracle.open_file(model, s) for s in (network.settings, ort.DEFAULT))
     between, borrow = _open_between(network), ort.borrower(network.graph)
     outputs: list[Comparison] = []
     tensors: list[Comparison] = []
     by_default: list[Comparison] = []
-    notes: list[str] = []
+    notes = broken(network)
     for feed in feeds:
         theirs = oracle.outputs(model, file, feed.values)
         by_default += _compared(oracle.outputs(model, plain, feed.values), theirs)

@@ -17,9 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
 
-from qlinear import describe
+from qlinear import describe, oracle
 from qlinear.errors import UnusableInput, printable, run_command
-from qlinear.fuse import fuse
 from qlinear.inputs import read_feeds
 from qlinear.onnx_model import load
 from qlinear.operators.qlinear_conv import Conv
@@ -64,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     model = load(args.model)
-    network = fuse(model)
+    feed, *_ = read_feeds(model, args.input)
+    network = oracle.settle(model, feed.values)
     nodes = [n for n in network.graph.of_type("QLinearConv") if not n.domain]
     if not nodes:
         kinds = ", ".join(sorted({n.operator for n in network.graph.nodes})) or "none"
@@ -76,7 +76,6 @@ def main(argv: list[str] | None = None) -> int:
         nodes = [node]
     elif not args.all:
         nodes = nodes[:1]
-    feed, *_ = read_feeds(model, args.input)
     checks = list(check_nodes(network, nodes, feed))
     convs = [network.graph.conv(node) for node in nodes]
     passed = all(check.equal for check in checks)

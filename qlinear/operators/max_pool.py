@@ -1,0 +1,70 @@
+"""MaxPool on integers: the greatest of each window; scale and zero point pass through.
+
+Padding never wins, so it is the least value of the type. With ``ceil_mode`` the last window may
+reach beyond the padded image, but none starts in the padding behind it.
+
+Source: ONNX operator specification, MaxPool-22.
+"""
+
+import numpy as np
+
+from qlinear.errors import Unsupported
+from qlinear.operators import qlinear_conv as qc
+from qlinear.operators.arithmetic import INT8_TYPES
+
+
+def max_pool(
+    X: np.ndarray,
+    *,
+    kernel_shape: list[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: list[int] | None = None,
+    pads: list[int] | None = None,
+    storage_order: int = 0,
+    strides: list[int] | None = None,
+) -> np.ndarray:
+    """ONNX's MaxPool of int8 or uint8, without its second output, the indices.
+
+    Args:
+        X: int8 or uint8 (N, C, spatial...), one to three spatial axes.
+        kernel_shape, auto_pad, ceil_mode, dilations, pads, strides: as in ONNX; ``storage_order``
+            concerns the indices only.
+
+    Returns:
+        X's type, (N, C, out...).
+
+    Raises:
+        Unsupported: X is of another type, or the windows of SAME_UPPER do not cover the image.
+        UnusableInput: shapes and attributes do not fit together; the message names the field.
+    """
+    if X.dtype not in INT8_TYPES:
+        raise Unsupported(f"X has type {X.dtype}: int8 or uint8 needed")
+    depthwise = (X.shape[1], 1, *kernel_shape)
+    geo = qc.geometry(
+        X.shape, depthwise, auto_pad=auto_pad, dilations=dilations, group=X.shape[1], pads=pads,
+        strides=strides,
+    )  # fmt: skip
+    if auto_pad == "SAME_UPPER" and any(map(_gap, X.shape[2:], geo.out, geo.spans, geo.strides)):
+        raise Unsupported("auto_pad is SAME_UPPER with windows that leave out elements")
+    beyond = (0,) * len(kernel_shape)
+    if ceil_mode:
+        beyond = tuple(map(_beyond, X.shape[2:], geo.begin, geo.end, geo.spans, geo.strides))
+        out = tuple(o + (extra > 0) for o, extra in zip(geo.out, beyond, strict=True))
+        end = tuple(e + extra for e, extra in zip(geo.end, beyond, strict=True))
+        geo = qc.Geometry(geo.kernel, geo.strides, geo.dilations, geo.begin, end, out, geo.group)
+    padded = qc.pad(X, np.iinfo(X.dtype).min, geo)
+    taps = tuple(range(-len(kernel_shape), 0))
+    return qc.windows(padded, geo).max(axis=taps)
+
+
+def _gap(size: int, out: int, span: int, stride: int) -> bool:
+    """Whether "same" would need less than no padding; ONNX Runtime then moves the windows."""
+    return (out - 1) * stride + span < size
+
+
+def _beyond(size: int, begin: int, end: int, span: int, stride: int) -> int:
+    """By how much one more window reaches beyond the padding of an axis; 0 if there is none."""
+    rest = (size + begin + end - span) % stride
+    start = size + begin + end - span - rest + stride
+    return stride - rest if rest and start < size + begin else 0
