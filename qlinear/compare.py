@@ -54,6 +54,9 @@ def compare_arrays(
         tensor: its name; node, operator: of what writes it.
         ours, theirs: arrays, or what else ONNX Runtime returns (sequences, strings).
     """
+    if isinstance(theirs, list | tuple | dict):  # a sequence or map counts as one element
+        same = np.array(_same(ours, theirs))
+        ours, theirs = same, np.array(True)
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     name = dict(tensor=tensor, node=node, operator=operator, dtype=theirs.dtype.name)
     size = {"shape": theirs.shape, "elements": theirs.size}
@@ -71,6 +74,17 @@ def compare_arrays(
     first = Mismatch(at, _plain(ours[at]), _plain(theirs[at]))
     largest = _largest(ours[wrong], theirs[wrong])
     return Comparison(**name, **size, mismatches=count, max_difference=largest, first=first)
+
+
+def _same(ours, theirs) -> bool:
+    """Whether two sequences or maps, of arrays or of others, are equal to the last element."""
+    if isinstance(theirs, dict):
+        keys = isinstance(ours, dict) and ours.keys() == theirs.keys()
+        return keys and all(_same(ours[key], theirs[key]) for key in theirs)
+    if isinstance(theirs, list | tuple):
+        long = isinstance(ours, list | tuple) and len(ours) == len(theirs)
+        return long and all(map(_same, ours, theirs))
+    return compare_arrays("", ours, theirs).equal
 
 
 def _plain(value) -> int | float | str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from qlinear import ort
 from qlinear.compare import Comparison, compare_arrays
@@ -211,7 +212,20 @@ def is_quantized(
     known = (values.get(name, model.constants.get(name)) for name in names)
     kinds = [str(getattr(value, "dtype", "")) for value in known]
     narrow = any(kind.startswith(NARROW) for kind in kinds)
-    return narrow or any(name in products for name in names) or node.op_type in PRODUCTS
+    products_here = any(name in products for name in names) or node.op_type in PRODUCTS
+    return narrow or products_here or any(map(_holds_quantized, node.attributes.values()))
+
+
+def _holds_quantized(attribute) -> bool:
+    """Whether a subgraph, of If, Loop or Scan, has a quantized operator."""
+    if not isinstance(attribute, onnx.GraphProto):
+        return False
+    for inner in attribute.node:
+        if inner.op_type in INTEGER_MAC or inner.op_type.startswith(("Q", "Dequantize")):
+            return True
+        if any(_holds_quantized(a.g) for a in inner.attribute if a.HasField("g")):
+            return True
+    return False
 
 
 def compare(

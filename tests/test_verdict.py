@@ -294,6 +294,28 @@ def test_a_subgraph_reads_the_outer_graph():
         assert verdict.status == "PASS" and verdict.coverage.float == {"If": 1}
 
 
+def test_a_quantized_operator_in_a_subgraph_is_seen():
+    inner = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["out"]),
+    ]
+    declared = [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)]
+    branch = helper.make_graph(inner, "branch", [], declared)
+    nodes = [
+        helper.make_node("If", ["which"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    model = made(
+        nodes,
+        {"x": (TensorProto.FLOAT, [3]), "which": (TensorProto.BOOL, [])},
+        {"y": (TensorProto.FLOAT, None)},
+        {"s": np.float32(0.1), "z": np.int8(0)},
+    )
+    verdict = verdict_of(model, x=np.float32([1, 2, 3]), which=np.array(True))
+    assert verdict.status == "PARTIAL" and verdict.coverage.left_out == {
+        "If is not computed yet": ["y"]
+    }
+
+
 def test_float8_is_compared_as_float8():
     model = made(
         [
