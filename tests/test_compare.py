@@ -41,7 +41,9 @@ def test_another_type_or_shape_is_no_equality(ours, theirs):
 def test_floats_are_compared_by_value_and_nan_equals_nan():
     theirs = np.float32([np.nan, np.inf, 0.0, 1.0])
     assert compare_arrays("t", np.float32([np.nan, np.inf, -0.0, 1.0]), theirs).equal
-    found = compare_arrays("t", np.float32([0, np.inf, 0, np.nextafter(1, 2)]), theirs)
+    found = compare_arrays(
+        "t", np.float32([0, np.inf, 0, np.nextafter(np.float32(1), np.float32(2))]), theirs
+    )
     assert found.mismatches == 2 and found.max_difference == pytest.approx(1.2e-7, rel=0.1)
     assert found.first.ort == "nan"
     assert compare_arrays("t", np.float32([1]), np.float32([-np.inf])).max_difference == 0
