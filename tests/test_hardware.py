@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
+from math import floor
 
 import numpy as np
 import pytest
@@ -90,6 +92,81 @@ def test_integer_form_of_the_float32_chain_is_equal_everywhere():
         assert (requantizers.requantize_as_float32(acc, scale, zero) == wanted).all()
 
 
+def test_the_form_in_integers_ends_at_24_bits():
+    # 2**24 + 1 is no float32: the chain rounds it to 2**24 before it multiplies
+    scale, zero = np.array([2.5 / 2**24], np.float32), np.int8(0)
+    for acc, equal in ((2**24, True), (-(2**24), True), (2**24 + 1, False)):
+        one = np.array([[[acc]]], np.int32)
+        ours = requantizers.requantize_as_float32(one, scale, zero)
+        assert (ours == ar.requantize(one, scale, zero)).all() == equal
+
+
+def rounded(value: Fraction, *, away: bool) -> int:
+    """To the nearest integer; ties upwards, or away from zero."""
+    up = floor(abs(value) + Fraction(1, 2))
+    return (up if value >= 0 else -up) if away else floor(value + Fraction(1, 2))
+
+
+def test_gemmlowp_rounds_twice():
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.uniform(-12, -0.01, 8)).astype(np.float32)
+    scale[0], zero = 0.75, np.int8(3)  # nothing is left to shift
+    multiplier, shift = requantizers.fixed_point(scale, 31)
+    acc = rng.integers(-(2**20), 2**20, (1, 8, 500)).astype(np.int32)
+    acc[..., 100:] //= 2 ** rng.integers(8, 20, (8, 400))
+    y = requantizers.requantize_gemmlowp(acc, multiplier, shift, zero)
+    for m, n in np.ndindex(8, 500):
+        upper = rounded(Fraction(int(acc[0, m, n]) * int(multiplier[m]), 2**31), away=False)
+        wanted = rounded(Fraction(upper, 2 ** int(shift[m] - 31)), away=True) + 3
+        assert y[0, m, n] == np.clip(wanted, -128, 127)
+    # 6 * 5/8 = 3.75 becomes 4, and 4 / 8 = 0.5 becomes 1; one rounding of 3.75 / 8 gives 0
+    five = np.array([5 << 28]), np.array([34])
+    acc = np.array([[[6, -6]]], np.int32)
+    assert requantizers.requantize_gemmlowp(acc, *five, zero).ravel().tolist() == [4, 2]
+    assert requantizers.requantize_fixed(acc, *five, zero).ravel().tolist() == [3, 3]
+    with pytest.raises(ValueError, match="at least 31"):
+        requantizers.requantize_gemmlowp(acc, np.array([1 << 30]), np.array([30]), zero)
+
+
+@pytest.mark.parametrize("half_up", [True, False])
+def test_factors_and_constants_hold_exactly_inside_their_bounds(half_up):
+    """A requantizer with a known factor and constant is found again, and nothing outside is."""
+    rng = np.random.default_rng(0)
+    low, high, shift = np.full(6, -3000), np.full(6, 3500), np.full(6, 16)
+    multiplier = rng.integers(900, 4000, 6)
+    constant = np.full(6, 1 << 15) if half_up else rng.integers(0, 1 << 16, 6)
+
+    def edges_of(multiplier, constant):
+        def way(acc):
+            return requantizers.requantize_with_constant(
+                acc, multiplier, constant, shift, np.int8(5)
+            )
+
+        return proofs.thresholds(way, low, high)
+
+    edges = edges_of(multiplier, constant)
+    least, greatest = proofs.factors_with_constant(edges, low, high)
+    assert (least < multiplier / 65536).all() and (multiplier / 65536 < greatest).all()
+    if half_up:  # a given constant leaves no more factors than any constant does
+        inner = proofs.admissible_factors(edges, low, high, 5, -128)
+        assert (least <= inner[0]).all() and (inner[1] <= greatest).all()
+    bounds = [
+        proofs.rounding_constants(edges[m], low[m], high[m], int(multiplier[m]), 16, 5, -128)
+        for m in range(6)
+    ]
+    first, last = np.array(bounds).T
+    assert (first <= constant).all() and (constant <= last).all()
+    for inside, same in ((first, True), (last, True), (first - 1, False), (last + 1, False)):
+        assert ((edges_of(multiplier, inside) == edges).all(axis=1) == same).all()
+    # a factor outside leaves no constant
+    for outside in (np.floor(least * 65536), np.ceil(greatest * 65536)):
+        for m in range(6):
+            a, b = proofs.rounding_constants(
+                edges[m], low[m], high[m], int(outside[m]), 16, 5, -128
+            )
+            assert a > b
+
+
 def test_thresholds_describe_a_requantizer_completely(model):
     conv = model.conv(model.node("block2_conv1_quant"))
     scale, zero = conv.factor, conv.y_zero_point
@@ -165,6 +242,19 @@ def test_pairs_saturate_at_16_bits():
         x, np.array([[127, 127, -128, -128]], np.int8)
     )
     assert exact_sum.item() == 255 * -2 and clipped.item() == 32767 - 32768
+
+
+def test_which_pairs_can_saturate():
+    # every pair of weights, with the inputs at their ends
+    w = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)), axis=2)
+    w = w.reshape(-1, 2).astype(np.int8)
+    ends = np.array([[[0, 0, 255, 255], [0, 255, 0, 255]]], np.uint8)
+    exact_sum, sums = accumulators.pair_saturations(ends, w)
+    saturates = (exact_sum != sums).any(axis=(0, 2))
+    assert (accumulators.can_saturate(w).ravel() == saturates).all()
+    assert accumulators.can_saturate(np.array([[1, 127, 2, 127, 127]], np.int8)).tolist() == [
+        [False, True]
+    ]
 
 
 def test_the_stored_study_belongs_to_the_committed_model(model):

@@ -41,6 +41,25 @@ def saturating_sum(
     return acc.astype(np.int32)
 
 
+def can_saturate(w: np.ndarray) -> np.ndarray:
+    """Which pairs of weights ``vpmaddubsw`` can saturate, for some uint8 inputs.
+
+    Each input is 0 or more by itself, so a pair's sum is greatest where only positive weights meet
+    255 and least where only negative ones do: it passes 32,767 exactly when the positive weights
+    add up to more than 128, and -32,768 exactly when the negative ones do to less than -128.
+
+    Args:
+        w: int8 (M, taps), stored integers; taps 0 and 1 are a pair, 2 and 3, and so on.
+
+    Returns:
+        bool (M, taps // 2). An odd last tap has no partner.
+    """
+    pairs = w[:, : w.shape[1] // 2 * 2].reshape(len(w), -1, 2).astype(np.int32)
+    greatest = np.maximum(pairs, 0).sum(axis=2)
+    least = np.minimum(pairs, 0).sum(axis=2)
+    return (greatest > 128) | (least < -128)
+
+
 def pair_saturations(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums of products as x86's ``vpmaddubsw`` forms them: pairs, saturated at 16 bits.
 

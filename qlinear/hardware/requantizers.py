@@ -59,6 +59,63 @@ def requantize_fixed(
     return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
 
 
+def requantize_with_constant(
+    acc: np.ndarray,
+    multiplier: np.ndarray,
+    constant: np.ndarray,
+    shift: np.ndarray,
+    y_zero_point: np.ndarray,
+) -> np.ndarray:
+    """Stage 2 in integers with a rounding constant for each channel.
+
+    (acc * multiplier + constant) >> shift, plus the zero point, saturated. Half up is the constant
+    2**(shift - 1). Hardware adds a constant in any case, so its value costs nothing.
+
+    Args:
+        acc: int32 (N, M, ...).
+        multiplier, constant, shift: int64 (M,).
+
+    Returns:
+        (N, M, ...) of the type of ``y_zero_point``.
+    """
+    multiplier, constant, shift = (per_channel(v, acc.ndim) for v in (multiplier, constant, shift))
+    y = (acc.astype(np.int64) * multiplier + constant) >> shift
+    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+
+
+def requantize_gemmlowp(
+    acc: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, y_zero_point: np.ndarray
+) -> np.ndarray:
+    """Stage 2 with two roundings in a row, as gemmlowp and TensorFlow Lite's kernels do it.
+
+    The product with a 31-bit multiplier is rounded to its upper half, half up, as Arm's SQRDMULH
+    does; that is shifted right and rounded again, ties away from zero.
+
+    Source: gemmlowp, fixedpoint/fixedpoint.h, SaturatingRoundingDoublingHighMul and
+    RoundingDivideByPOT; TensorFlow Lite, kernels/internal/common.cc, MultiplyByQuantizedMultiplier
+    without TFLITE_SINGLE_ROUNDING, which is the default.
+
+    Args:
+        acc: int32 (N, M, ...).
+        multiplier, shift: int64 (M,), as from ``fixed_point(scale, 31)``; ``shift`` is at least 31,
+            so scales are below 1.
+
+    Returns:
+        (N, M, ...) of the type of ``y_zero_point``.
+
+    Raises:
+        ValueError: a shift is below 31.
+    """
+    if np.min(shift) < 31:
+        raise ValueError("shift must be at least 31: only scales below 1 are supported")
+    multiplier, shift = (per_channel(v, acc.ndim) for v in (multiplier, shift))
+    # the saturation that the name speaks of needs both factors to be -2**31
+    upper = shift_right(acc.astype(np.int64) * multiplier, np.int64(31), "half up")
+    # twice the value, shifted by one more, is the same number where nothing is left to shift
+    y = shift_right(2 * upper, shift - 30, "half away")
+    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+
+
 def float32_parts(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A positive float32 as mantissa * 2**-shift with a 24-bit integer mantissa: int64, int64."""
     mantissa, exponent = np.frexp(np.asarray(scale, np.float32))
@@ -76,9 +133,10 @@ def round_half_even(values: np.ndarray, shift: np.ndarray) -> np.ndarray:
 def requantize_as_float32(
     acc: np.ndarray, scale: np.ndarray, y_zero_point: np.ndarray
 ) -> np.ndarray:
-    """Stage 2 in integers, equal to the float32 chain for every accumulator below 2**24.
+    """Stage 2 in integers, equal to the float32 chain for every |acc| up to 2**24.
 
-    The float32 product is the exact product of two integers of at most 24 bits, rounded to 24
+    A greater accumulator is itself rounded on its way to float32, which this form leaves out. The
+    float32 product is the exact product of two integers of at most 24 bits, rounded to 24
     significant bits; the result is that, rounded to an integer. Both roundings go to even, on the
     magnitude.
     """
