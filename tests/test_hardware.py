@@ -123,6 +123,8 @@ def test_gemmlowp_rounds_twice():
     five = np.array([5 << 28]), np.array([34])
     acc = np.array([[[6, -6]]], np.int32)
     assert requantizers.requantize_gemmlowp(acc, *five, zero).ravel().tolist() == [4, 2]
+    up = requantizers.requantize_gemmlowp(acc, *five, zero, "half up")
+    assert up.ravel().tolist() == [4, 3]
     assert requantizers.requantize_fixed(acc, *five, zero).ravel().tolist() == [3, 3]
     with pytest.raises(ValueError, match="at least 31"):
         requantizers.requantize_gemmlowp(acc, np.array([1 << 30]), np.array([30]), zero)

@@ -84,21 +84,28 @@ def requantize_with_constant(
 
 
 def requantize_gemmlowp(
-    acc: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, y_zero_point: np.ndarray
+    acc: np.ndarray,
+    multiplier: np.ndarray,
+    shift: np.ndarray,
+    y_zero_point: np.ndarray,
+    rounding: str = "half away",
 ) -> np.ndarray:
     """Stage 2 with two roundings in a row, as gemmlowp and TensorFlow Lite's kernels do it.
 
     The product with a 31-bit multiplier is rounded to its upper half, half up, as Arm's SQRDMULH
-    does; that is shifted right and rounded again, ties away from zero.
+    does; that is shifted right and rounded again.
 
     Source: gemmlowp, fixedpoint/fixedpoint.h, SaturatingRoundingDoublingHighMul and
     RoundingDivideByPOT; TensorFlow Lite, kernels/internal/common.cc, MultiplyByQuantizedMultiplier
-    without TFLITE_SINGLE_ROUNDING, which is the default.
+    where TFLITE_SINGLE_ROUNDING is not set. On one x86 machine, LiteRT 2.3.0's reference kernels
+    gave these outputs, and its optimized ones those with "half up", at every threshold of this
+    network; XNNPACK, its default, gave ONNX Runtime's.
 
     Args:
         acc: int32 (N, M, ...).
         multiplier, shift: int64 (M,), as from ``fixed_point(scale, 31)``; ``shift`` is at least 31,
             so scales are below 1.
+        rounding: of the second rounding, one of ``ROUNDINGS``.
 
     Returns:
         (N, M, ...) of the type of ``y_zero_point``.
@@ -112,7 +119,7 @@ def requantize_gemmlowp(
     # the saturation that the name speaks of needs both factors to be -2**31
     upper = shift_right(acc.astype(np.int64) * multiplier, np.int64(31), "half up")
     # twice the value, shifted by one more, is the same number where nothing is left to shift
-    y = shift_right(2 * upper, shift - 30, "half away")
+    y = shift_right(2 * upper, shift - 30, rounding)
     return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
 
 
