@@ -10,13 +10,18 @@ which rounds once:
     fixed  = C_zero_point - fma(ra, A_zero_point, rb * B_zero_point)
     C      = saturate(rint(fma(ra, A, fma(rb, B, fixed))))
 
-Where A is one element for a span of B (:func:`a_is_constant`), the two change places.
+Where A is one element for a span of B (:func:`a_is_constant`), the two change places first, with
+their scales and zero points.
 
-So the zero point is added *before* the rounding here, unlike in every other operator. The formula
-holds on processors with FMA3 (every x86-64 with AVX2); ARM's kernel is written in integers.
+So the zero point is added *before* the rounding here, unlike in the other operators of this
+library. The formula holds on processors with AVX2 and FMA3, for which ONNX Runtime has this kernel;
+its source asks for the two multiply-adds of C. The one in ``fixed`` is the compiler's contraction
+of a plain expression, so it belongs to the Linux wheels that the tests run. ARM's kernel is written
+in integers.
 
-Source: ONNX Runtime contrib operators; the order of operations was settled by exhausting all 65,536
-pairs of inputs for hundreds of scale sets made to sit on ties (tests/test_operators.py).
+Source: ONNX Runtime, core/mlas/lib/intrinsics/avx2/qladd_avx2.cpp, and for the exchange
+contrib_ops/cpu/quantization/qlinear_binary_op.cc; the order of operations was settled by exhausting
+all 65,536 pairs of inputs for hundreds of scale sets made to sit on ties (tests/test_operators.py).
 """
 
 import numpy as np
@@ -52,7 +57,7 @@ def qlinear_add(
     C_scale: np.ndarray,
     C_zero_point: np.ndarray,
 ) -> np.ndarray:
-    """com.microsoft's QLinearAdd, equal to ONNX Runtime on x86-64 with FMA3.
+    """com.microsoft's QLinearAdd, equal to ONNX Runtime's Linux wheel on x86-64 with AVX2 and FMA3.
 
     Args:
         A, B: int8 or uint8, the same type, shapes that broadcast.
