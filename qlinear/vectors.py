@@ -33,8 +33,9 @@ FORMAT = {
     "acc": "int32, sums + bias",
     "y": "output of ONNX Runtime",
     "factor": "bits of the float32 requantization factor, one per output channel",
-    "mantissa, shift": "factor = mantissa * 2**-shift, a 24-bit mantissa; exact form: multiply "
-    "|acc| by it, round to 24 significant bits, shift right, both roundings half to even",
+    "mantissa, shift": "factor = mantissa * 2**-shift, a 24-bit mantissa; exact form, for |acc| "
+    "below 2**24: multiply |acc| by it, round to 24 significant bits, shift right, both roundings "
+    "half to even",
     "multiplier, right_shift": "factor as a 31-bit multiplier; (acc * multiplier + half) >> "
     "right_shift; 'fixed_point_differs' counts the elements by which it differs from y",
 }

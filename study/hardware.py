@@ -134,7 +134,9 @@ def analog_arrays(study: Study, images: int) -> Iterator[Measurement]:
         settings += [dict(adc_bits=full, cell_noise=noise, seed=seed) for seed in range(3)]
     for setting in settings:
         array = analog.Array(**setting)
-        operators = variants.operators_with(summation=partial(analog.array_sum, array=array))
+        rng = np.random.default_rng(array.seed)  # one stream of read noise for all images
+        summation = partial(analog.array_sum, array=array, rng=rng)
+        operators = variants.operators_with(summation=summation)
         yield setting, study.accuracy(operators, images)
 
 

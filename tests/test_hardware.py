@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import combinations
 from math import floor
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from conftest import MODELS
 
 from qlinear.engine import run
+from qlinear.errors import UnusableInput
 from qlinear.hardware import accumulators, analog, proofs, requantizers, variants
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.operators import arithmetic as ar
 from study import bit_widths, quantize
 
+NOISY = partial(analog.array_sum, array=analog.Array(read_noise=0.5), rng=np.random.default_rng(0))
 PIXELS = load_samples()[0][:2].astype(np.float32)
 
 
@@ -44,7 +47,7 @@ def differing(model, exact, operators) -> int:
         ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=9))}, True),
         ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=8))}, False),
         ({"summation": partial(analog.array_sum, array=analog.Array(64, 1, 7))}, True),
-        ({"summation": partial(analog.array_sum, array=analog.Array(read_noise=0.5))}, False),
+        ({"summation": NOISY}, False),
         ({"summation": partial(analog.array_sum, array=analog.Array(cell_noise=0.05))}, False),
     ],
 )
@@ -224,8 +227,29 @@ def test_signed_weights_on_arrays():
         parts = analog.cell_slices(w, cell_bits)
         whole = sum(p * 2 ** (cell_bits * s) for s, p in enumerate(parts))
         assert (whole - 128 == w).all() and parts.max() < 2**cell_bits
-    with pytest.raises(ValueError, match=r"0 \.\.\. 255"):
+    with pytest.raises(UnusableInput, match=r"columns lie in -1 \.\.\. -1.*feed x minus"):
         analog.array_sum(np.full((1, 9, 1), -1), w, np.zeros(4, np.int32), analog.Array())
+
+
+def test_read_noise_is_drawn_anew_and_cells_stay():
+    rng = np.random.default_rng(0)
+    w = rng.integers(-128, 128, (16, 144)).astype(np.int32)
+    columns, bias = rng.integers(0, 256, (2, 144, 30)), np.zeros(16, np.int32)
+    read, cells = analog.Array(read_noise=0.5), analog.Array(cell_noise=0.05)
+    first, second = (analog.array_sum(columns, w, bias, read, rng) for _ in range(2))
+    assert (first != second).mean() > 0.9
+    assert not np.corrcoef(*((a - w @ columns).ravel() for a in (first, second)))[0, 1] > 0.1
+    first, second = (analog.array_sum(columns, w, bias, cells) for _ in range(2))
+    assert (first == second).all()
+    # the noise of the cells is that of a layer and a seed, whichever its shape
+    noise = [
+        analog.programmed_cells(rows, array) - analog.cell_slices(rows, 2)
+        for rows in (w, w[::-1])
+        for array in (cells, replace(cells, seed=1))
+    ]
+    assert all((a != b).mean() > 0.9 for a, b in combinations(noise, 2))
+    with pytest.raises(UnusableInput, match="rng is missing"):
+        analog.array_sum(columns, w, bias, read)
 
 
 def test_the_lossless_adc_width_is_tight():

@@ -7,27 +7,31 @@ of as many rows as the array has, and each column of a tile is read by an analog
 converter.
 
 Sources: Shafiee et al., ISAAC (2016), for bit-serial inputs, offset weights and the lossless ADC
-width; Chi et al., PRIME (2016), for differential pairs.
+width; Chi et al., PRIME (2016), for differential pairs. The two noises are this module's own,
+plainer than any device: Gaussian, and independent of what a cell holds.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
+
+from qlinear.errors import UnusableInput
 
 OFFSET = 128  # makes an int8 weight an unsigned 8-bit number
 
 
 @dataclass(frozen=True)
 class Array:
-    """The hardware of one crossbar and its converters."""
+    """The hardware of the crossbars and their converters."""
 
     rows: int = 128  # inputs that one column adds
     cell_bits: int = 2  # bits of a weight that one cell holds
     adc_bits: int | None = None  # None: an ideal converter
     clip: float | None = None  # greatest count that the ADC resolves (default: all that can occur)
-    read_noise: float = 0.0  # standard deviation, in counts, at every conversion
+    read_noise: float = 0.0  # standard deviation, in counts, drawn anew at every conversion
     cell_noise: float = 0.0  # standard deviation, as a share of the cell's range, fixed per cell
-    seed: int = 0
+    seed: int = 0  # of the cells: another seed is another chip
 
     @property
     def levels(self) -> int:
@@ -78,27 +82,54 @@ def convert(counts: np.ndarray, bits: int | None, greatest: float) -> tuple[np.n
     return codes, step
 
 
-def array_sum(columns: np.ndarray, rows: np.ndarray, bias: np.ndarray, array: Array) -> np.ndarray:
+def programmed_cells(rows: np.ndarray, array: Array) -> np.ndarray:
+    """What the cells of a layer hold after programming: float32 (slices, M, taps), with noise.
+
+    Cells stay as they were programmed, so the noise depends on the seed and on the weights alone:
+    the same at every call, and another one in another layer.
+    """
+    cells = cell_slices(rows, array.cell_bits)
+    if not array.cell_noise:
+        return cells
+    layer = zlib.crc32(np.ascontiguousarray(rows, np.int32))
+    noise = np.random.default_rng([array.seed, layer]).standard_normal(cells.shape, np.float32)
+    return cells + noise * np.float32(array.cell_noise * array.levels)
+
+
+def array_sum(
+    columns: np.ndarray,
+    rows: np.ndarray,
+    bias: np.ndarray,
+    array: Array,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
     """Stage 1 of a layer on crossbar arrays.
 
     Args:
-        columns: int32 (N, taps, positions), inputs minus their zero point, all in 0 ... 255.
+        columns: int32 (N, taps, positions), inputs minus the least one that can occur, so all in
+            0 ... 255.
         rows: int32 (M, taps), int8 weights.
         bias: int32 (M,).
+        rng: where read noise comes from; the same generator for every layer and call, so that no
+            two conversions share a draw.
 
     Returns:
         int32 (N, M, positions), the accumulators with bias; exact when nothing is lossy.
+
+    Raises:
+        UnusableInput: an input lies outside 0 ... 255, or read noise is asked for without ``rng``.
     """
     if columns.min() < 0 or columns.max() > 255:
-        raise ValueError(
-            "inputs must lie in 0 ... 255: feed x - minimum, correct the rest digitally"
+        raise UnusableInput(
+            f"columns lie in {columns.min()} ... {columns.max()}, an array takes 0 ... 255: feed x "
+            "minus its type's minimum and fold (x_zero_point - minimum) * sum(w) into the bias"
         )
-    rng = np.random.default_rng([array.seed, columns.shape[1], len(rows)])
+    if array.read_noise and rng is None:
+        raise UnusableInput(
+            f"read_noise is {array.read_noise} but rng is missing: pass numpy.random.default_rng()"
+        )
     n, taps, positions = columns.shape
-    cells = cell_slices(rows, array.cell_bits)
-    if array.cell_noise:
-        noise = rng.normal(0, array.cell_noise * array.levels, cells.shape)
-        cells = cells + noise.astype(np.float32)
+    cells = programmed_cells(rows, array)
     # all bit planes and all slices in one product: (slices * M, taps) @ (taps, bits * positions)
     planes = bit_planes(columns).transpose(1, 2, 0, 3).reshape(n, taps, -1)
     count, stacked = len(cells), cells.reshape(-1, taps)
@@ -108,8 +139,8 @@ def array_sum(columns: np.ndarray, rows: np.ndarray, bias: np.ndarray, array: Ar
         greatest = array.clip or min(array.rows, taps - start) * array.levels
         counts = stacked[:, tile] @ planes[:, tile]
         if array.read_noise:
-            noise = rng.standard_normal(counts.shape, np.float32)
-            counts += noise * np.float32(array.read_noise)
+            draws = rng.standard_normal(counts.shape, np.float32)
+            counts += draws * np.float32(array.read_noise)
         codes, step = convert(counts, array.adc_bits, greatest)
         codes = codes.reshape(n, count, len(rows), 8, -1)
         # shift and add the input bits, the most significant first: below 2**24, so exact in float32
