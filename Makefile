@@ -27,12 +27,12 @@ pdf: book
 test: check book
 	$(BIN)/python -m pytest -q tests
 
-# everything but the built site: style, stored outputs (nbval), models
+# everything but the built site: style, stored outputs (nbval, and what it does not see)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 \
-		--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+		--nbval-sanitize-with tests/nbval_sanitize.cfg tests/test_notebooks.py notebooks
 
 # run the chapters and store their outputs
 notebooks: $(READY)

@@ -12,6 +12,10 @@ from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.ort import tensors
 
+if not __debug__ or os.environ.get("PYTHONOPTIMIZE"):
+    # the second would reach the kernels of the notebooks
+    raise pytest.UsageError("assertions are off (python -O or PYTHONOPTIMIZE): nothing is checked")
+
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
 QUANTIZED = ["resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel", "resnet8_uint8"]

@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("notebooks", type=Path, nargs="*", help="default: every chapter")
+    if os.environ.get("PYTHONOPTIMIZE"):  # the kernels would skip every assertion
+        raise UnusableInput("PYTHONOPTIMIZE switches assertions off: unset it")
     paths = parser.parse_args(argv).notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
     os.environ["PYTHONPATH"] = str(ROOT)
     for path in paths:

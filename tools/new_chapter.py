@@ -14,6 +14,22 @@ from qlinear.errors import UnusableInput, run_command
 from tools.execute import execute
 
 ROOT = Path(__file__).resolve().parents[1]
+# how every chapter's first code cell starts; a test holds all chapters to it
+COLAB = """\
+import sys
+
+if "google.colab" in sys.modules:  # Colab starts without the book's files
+    !git clone -q --depth 1 https://github.com/int8-reference/int8-reference book \
+&& pip install -q onnx onnxruntime threadpoolctl
+    sys.path.insert(0, "book")
+"""
+SETUP = """
+import numpy as np
+
+from qlinear.engine import compare
+from qlinear.inputs import load_samples
+from qlinear.onnx_model import load
+from tools.chapter import MODELS, say"""
 OPENING = """# {title}
 
 **Result.** One sentence that says what this page proves.
@@ -29,20 +45,8 @@ The first cell, folded away, loads what the page needs."""
 LOAD = """model = load(MODELS / "resnet8_int8.onnx")
 x = load_samples()[0].astype(np.float32)
 checks = compare(model, x)
-assert all(check.mismatches == 0 for check in checks)
+assert all(check.equal for check in checks)
 say(f"{len(checks)} tensors of {sum(c.elements for c in checks):,} elements: all equal.")"""
-
-
-def setup_cell() -> str:
-    """The setup that the chapters share, from one of them, without what is its own."""
-    chapter = nbformat.read(ROOT / "notebooks" / "03-qlinearadd.ipynb", as_version=4)
-    colab = next(c.source for c in chapter.cells if "google.colab" in c.source)
-    head = colab[: colab.index("\nimport numpy")]
-    return head + (
-        "\nimport numpy as np\nfrom qlinear.engine import compare\n"
-        "from qlinear.inputs import load_samples\nfrom qlinear.onnx_model import load\n"
-        "from tools.chapter import MODELS, say"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     text = toc.read_text()
     last = re.findall(r"      - file: notebooks/\S+\n", text)[-1]
 
-    folded = new_code_cell(setup_cell(), metadata={"tags": ["hide-cell"]})
+    folded = new_code_cell(COLAB + SETUP, metadata={"tags": ["hide-cell"]})
     cells = [
         new_markdown_cell(OPENING.format(title=args.title)),
         folded,

@@ -1,0 +1,257 @@
+"""What nbval does not see in the committed chapters; ``make check`` runs this beside nbval."""
+
+import ast
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tools.new_chapter import COLAB
+
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDED = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
+LONGEST, MEDIAN = 20, 8  # lines of a cell
+# results; calibration.json is what models are made of, and marked where it is read with record()
+RECORDED = re.compile(r"(accuracy|hardware|layer_noise|portability)\.json")
+ADDING = ("add", "append", "extend", "setdefault", "update")  # methods that change their object
+MARK = "Recorded, not computed on this page"
+
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def lines(cell: dict) -> int:
+    return len(source(cell).splitlines())
+
+
+def code_cells(path: Path) -> list[dict]:
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+
+
+def folded(cell: dict) -> bool:
+    return bool(FOLDED & set(cell["metadata"].get("tags", [])))
+
+
+def tree(cell: dict) -> ast.Module:
+    """A cell's code; a shell line becomes ``pass``."""
+    return ast.parse(re.sub(r"^(\s*)!.*", r"\1pass", source(cell), flags=re.M))
+
+
+@each_chapter
+def test_every_cell_was_run_in_order(path):
+    # nbval passes a notebook that was never run
+    counts = [cell["execution_count"] for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in code_cells(path):
+        assert not {"nbval-skip", "raises-exception"} & set(cell["metadata"].get("tags", []))
+        assert set(cell["metadata"]) <= {"tags"}
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error" and output.get("name") != "stderr"
+
+
+@each_chapter
+def test_cells_are_short_and_introduced(path):
+    cells = json.loads(path.read_text())["cells"]
+    for before, cell in pairwise(cells):
+        if cell["cell_type"] == "code":
+            assert lines(cell) <= LONGEST, source(cell)
+            if not folded(cell):
+                assert before["cell_type"] == "markdown", source(cell)
+
+
+def test_half_of_the_books_cells_are_very_short():
+    shown = [lines(c) for path in CHAPTERS for c in code_cells(path) if not folded(c)]
+    assert statistics.median(shown) <= MEDIAN
+
+
+@each_chapter
+def test_a_line_asserts_one_thing(path):
+    for cell in code_cells(path):
+        for node in ast.walk(tree(cell)):
+            if isinstance(node, ast.Assert):
+                joined = isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And)
+                assert not joined, ast.unparse(node)
+
+
+@each_chapter
+def test_chapters_start_with_the_same_lines(path):
+    assert source(code_cells(path)[0]).startswith(COLAB)
+    assert "google.colab" not in "".join(source(cell) for cell in code_cells(path)[1:])
+
+
+# --- computed or recorded
+
+
+@each_chapter
+def test_what_was_recorded_says_so(path):
+    tainted: set[str] = set()
+    for cell in code_cells(path):
+        if follow(tree(cell).body, tainted) and cell["outputs"]:
+            assert MARK in json.dumps(cell["outputs"]), source(cell)
+
+
+def follow(body: list[ast.stmt], tainted: set[str]) -> bool:
+    """Whether statements use recorded numbers; ``tainted``, the names that hold them, is updated.
+
+    A name holds them from the statement that makes it of them until one that makes it of others.
+    """
+    used = [follow_one(statement, tainted) for statement in body]
+    return any(used)
+
+
+def follow_one(statement: ast.stmt, tainted: set[str]) -> bool:
+    if isinstance(statement, ast.FunctionDef):
+        outer = tainted - {argument.arg for argument in statement.args.args}
+        used = follow(statement.body, outer)
+        (tainted.add if used else tainted.discard)(statement.name)
+        return used
+    names = ("body", "orelse", "finalbody")
+    blocks = [block for name in names if isinstance(block := getattr(statement, name, None), list)]
+    # of a loop or a condition: its head alone, then what is inside
+    heads = [n for n in ast.iter_child_nodes(statement) if isinstance(n, ast.expr | ast.withitem)]
+    parts = heads if blocks else [statement]
+    used = any(reads(part, tainted) for part in parts)
+    for part in parts:
+        for name, whole in written(part):
+            if used:
+                tainted.add(name)
+            elif whole:
+                tainted.discard(name)
+    inside = [follow(block, tainted) for block in blocks]
+    return used or any(inside)
+
+
+def inner_names(node: ast.AST) -> set[str]:
+    """Names that only comprehensions and lambdas bind."""
+    targets = [part.target for part in ast.walk(node) if isinstance(part, ast.comprehension)]
+    inner = {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    return inner | {part.arg for part in ast.walk(node) if isinstance(part, ast.arg)}
+
+
+def reads(node: ast.AST, tainted: set[str]) -> bool:
+    """Whether code reads a recorded file, or a name that holds what came from one."""
+    names = tainted - inner_names(node)
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and RECORDED.search(str(part.value)):
+            return True
+        if isinstance(part, ast.Call) and getattr(part.func, "id", "") == "record":
+            return True
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load) and part.id in names:
+            return True
+    return False
+
+
+def written(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """Names that code assigns, and whether anew or in part, as by an index or a method."""
+    inner = inner_names(node)
+    for part in ast.walk(node):
+        stores = isinstance(getattr(part, "ctx", None), ast.Store)
+        method = part.func if isinstance(part, ast.Call) else None
+        if isinstance(part, ast.Name) and stores and part.id not in inner:
+            yield part.id, not isinstance(node, ast.AugAssign)
+        elif isinstance(part, ast.Subscript) and stores and isinstance(part.value, ast.Name):
+            yield part.value.id, False
+        elif getattr(method, "attr", "") in ADDING and isinstance(method.value, ast.Name):
+            yield method.value.id, False
+
+
+@pytest.mark.parametrize(
+    ("cells", "marked"),
+    [
+        (["a, mark = record('hardware.json')", "b = 1", "rows = {}\nrows['x'] = a"], [1, 0, 1]),
+        (["d = json.loads((MODELS / 'accuracy.json').read_text())", "d = 1", "d"], [1, 0, 0]),
+        (["a = record('layer_noise.json')\nfor x in a:\n    y = x", "y", "z"], [1, 1, 0]),
+        (["a = record('hardware.json')\ndef f():\n    return a", "f()"], [1, 1]),
+        (["r = []\na = record('hardware.json')\nr.append(a)", "[v for v in r]"], [1, 1]),
+        (["a = record('hardware.json')", "[a for a in range(3)]", "a"], [1, 0, 1]),
+    ],
+)
+def test_recorded_numbers_are_followed(cells, marked):
+    tainted: set[str] = set()
+    assert [follow(ast.parse(cell).body, tainted) for cell in cells] == [bool(m) for m in marked]
+
+
+# --- assertions
+
+
+def test_assertions_off_are_refused():
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_notebooks.py", "-k", "executed"]
+    for options, setting in (([], {"PYTHONOPTIMIZE": "1"}), (["-O"], {})):
+        run = [command[0], *options, *command[1:]]
+        env = os.environ | setting
+        done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode != 0 and "assertions are off" in done.stdout + done.stderr
+
+
+def test_a_kernel_keeps_its_assertions():
+    client = NotebookClient(new_notebook(cells=[new_code_cell("assert False")]))
+    with pytest.raises(CellExecutionError, match="AssertionError"):
+        client.execute()
+
+
+# --- what the pages show
+
+
+@each_chapter
+def test_no_machine_shows_in_the_outputs(path):
+    for cell in code_cells(path):
+        outputs = json.dumps(cell["outputs"])
+        assert not re.search(r"/home/|/root/|/work/|/tmp/|0x[0-9a-f]{8}", outputs)
+
+
+@each_chapter
+def test_figures_have_alternative_text(path):
+    for cell in code_cells(path):
+        for output in cell["outputs"]:
+            html = "".join(output.get("data", {}).get("text/html", ""))
+            assert "image/png" not in output.get("data", {})
+            if "<svg" in html:
+                assert len(re.search(r'aria-label="([^"]+)"', html)[1]) > 60
+
+
+def test_one_repository_is_named():
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert f"{url} " in COLAB
+    for path in CHAPTERS:
+        for found in re.findall(r"https://github\.com/[\w-]+/[\w-]+", path.read_text()):
+            assert found in (url, "https://github.com/microsoft/onnxruntime")
+
+
+def test_every_chapter_is_in_the_contents():
+    toc = (ROOT / "_toc.yml").read_text()
+    assert all(f"notebooks/{path.stem}" in toc for path in CHAPTERS)
+
+
+def test_a_new_chapter_already_passes(tmp_path):
+    (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
+    command = [sys.executable, "-m", "tools.new_chapter", "11-my-subject", "My subject"]
+    command += ["--root", tmp_path]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    path = tmp_path / "notebooks" / "11-my-subject.ipynb"
+    for check in (
+        test_every_cell_was_run_in_order, test_cells_are_short_and_introduced,
+        test_a_line_asserts_one_thing, test_chapters_start_with_the_same_lines,
+        test_what_was_recorded_says_so, test_no_machine_shows_in_the_outputs,
+        test_figures_have_alternative_text,
+    ):  # fmt: skip
+        check(path)
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert "notebooks/11-my-subject" in (tmp_path / "_toc.yml").read_text()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 2 and "exists already" in again.stderr
