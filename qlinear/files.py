@@ -107,6 +107,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     work = None
     try:
+        if not path.name:  # . or /
+            raise taken
         if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
             raise taken
         missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
