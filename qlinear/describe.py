@@ -179,6 +179,8 @@ def _typed(name: str, declared: dict[str, tuple[np.dtype, tuple]]) -> str:
 
 def _ends(values: np.ndarray) -> str:
     flat = np.asarray(values).ravel()
+    if not flat.size:
+        return "empty"
     least, greatest = (
         f"{v:.6g}" if flat.dtype.kind == "f" else str(v) for v in (flat.min(), flat.max())
     )
