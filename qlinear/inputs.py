@@ -227,8 +227,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         raise UnusableInput(f"{path}: reading an image needs Pillow (pip install pillow)") from None
     check_regular(Path(path))
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
-            warnings.simplefilter("ignore")
+        with _quiet(), Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns
                 raise UnusableInput(f"{path}: {image.width} x {image.height} pixels: too large")
             if image.mode.startswith(("I", "F")) or _deep(image):
@@ -248,6 +247,14 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise many types
         raise UnusableInput(f"{path}: not a readable image ({error})") from None
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).copy()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns in lines of its own; what matters of that is refused here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _deep(image) -> bool:
