@@ -143,8 +143,10 @@ def test_names_that_are_not_utf8_are_refused(tmp_path):
 
 def test_a_name_cannot_speak_for_us(tmp_path, capsys):
     path = conv_model(tmp_path / "model.onnx", name=NASTY)
+    x = tmp_path / "x\nPASS: all.npy"
+    np.save(x, np.zeros((1, 2, 6, 6), np.int8))
     more = (["inspect", path, "--csv"], ["explain", path, "--markdown"],
-            ["validate", path, "--node", NASTY])  # fmt: skip
+            ["validate", path, "--input", x], ["validate", path, "--node", NASTY])  # fmt: skip
     for command in (*commands(path, tmp_path), *more):
         assert cli.main([str(arg) for arg in command]) == 0
     assert validate_qlinearconv.main([str(path)]) == 0
@@ -206,6 +208,7 @@ X = (1, 3, 32, 32)
         (header(X, "<M8[s]") + bytes(8 * 3072), "values; numbers needed"),
         (header(X) + np.full(3072, np.nan, "<f4").tobytes(), "not finite"),
         (header(X) + np.full(3072, np.inf, "<f4").tobytes(), "not finite"),
+        (header(X, "<f8") + np.full(3072, np.inf, "<f8").tobytes(), "not finite"),
         (header(X, "<f8") + np.full(3072, 1e300).tobytes(), "float32 does not hold"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value,
@@ -355,6 +358,12 @@ def test_vectors_that_cannot_be_written(tmp_path, conv, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path):
+    (tmp_path / "kept").touch()
+    with pytest.raises(UnusableInput, match="not an empty"), files.new_folder(tmp_path):
+        pytest.fail("the work began")
+
+
 def test_no_folder_stays_of_what_is_refused(tmp_path, conv):
     with pytest.raises(UnusableInput), files.new_folder(tmp_path / "p1" / "p2" / "v") as work:
         (work / "file").touch()
@@ -423,20 +432,25 @@ def test_two_writers_of_one_folder(tmp_path):
 
 
 BEGUN = """
-import sys, time
+import shutil, time
 from pathlib import Path
 from qlinear.errors import run_command
 from qlinear.files import new_folder, whole_file
 
+remove = shutil.rmtree
+
+def slowly(*args, **options):
+    print("ending", flush=True)
+    time.sleep(0.3)  # while a second signal comes
+    remove(*args, **options)
+
+shutil.rmtree = slowly
+
 def main():
     with new_folder(Path("a/folder")) as work, whole_file(Path("file")):
         (work / "layer").mkdir()
-        try:
-            print("begun", flush=True)
-            time.sleep(60)
-        finally:
-            print("ending", flush=True)
-            time.sleep(0.3)  # while a second signal comes
+        print("begun", flush=True)
+        time.sleep(60)
 
 run_command(main)
 """
