@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from qlinear import describe, engine, oracle, vectors
 from qlinear.compare import Comparison
-from qlinear.errors import UnusableInput, printable, run_command
+from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
-from qlinear.files import write_arrays
+from qlinear.files import check_apart, write_arrays
 from qlinear.fuse import Network, fuse
 from qlinear.inputs import Feed, read_feeds
 from qlinear.onnx_model import Model, Node, load
@@ -46,22 +46,24 @@ def table(rows: list[dict]) -> str:
 
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
     """A bar on a terminal's standard error; nothing elsewhere."""
+    title = printable(title)[:60]
     return tqdm(steps, title, total, unit="node", leave=False, disable=None, delay=1)
 
 
 def inspect_command(args: argparse.Namespace) -> int:
     """Print every node that ONNX Runtime runs: shapes, types, scales, zero points, bits."""
     network = fuse(load(args.model))
-    if network.fusions and not (args.json or args.csv):
-        print(f"note: {args.model} is fused by ONNX Runtime: {network.kinds()}", file=sys.stderr)
     rows = describe.inspected(network)
+    if network.fusions and not (args.json or args.csv):
+        note = f"note: {args.model} is fused by ONNX Runtime: {network.kinds()}"
+        print(printable(note), file=sys.stderr)
     if args.json:
         print(json.dumps({"model": str(args.model), "nodes": rows}, indent=2))
     elif args.csv:
         out = io.StringIO()
         writer = csv.DictWriter(out, list(rows[0]) if rows else ["node"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: printable(str(v)) for k, v in row.items()} for row in rows)
         print(out.getvalue(), end="")
     else:
         print(table(rows))
@@ -112,10 +114,11 @@ def report(verdict: Verdict) -> str:
     coverage = verdict.coverage
     lines = [f"inputs: {len(verdict.inputs)}: {', '.join(_some(verdict.inputs))}",
              f"session: {verdict.session}", ""]  # fmt: skip
+    # a table's names are escaped, so that it has no line breaks but its own
     if verdict.tensors:
-        lines += ["tensors in between:", table([_row(c) for c in verdict.tensors]), ""]
+        lines += ["tensors in between:", *table([_row(c) for c in verdict.tensors]).split("\n"), ""]
     lines += ["outputs of the graph, against ONNX Runtime on the file:",
-              table([_row(c) for c in verdict.outputs]), ""]  # fmt: skip
+              *table([_row(c) for c in verdict.outputs]).split("\n"), ""]  # fmt: skip
     lines += [
         f"recomputed: {coverage.recomputed} of {coverage.quantized} quantized nodes, "
         f"{coverage.mac_recomputed} of {coverage.mac} multiply-accumulate nodes"
@@ -134,8 +137,7 @@ def report(verdict: Verdict) -> str:
             f"{default.float_mac_here}"
         ]
     lines += [f"note: {note}" for note in verdict.notes]
-    return "\n".join([*(printable(line) if "\n" not in line else line for line in lines),
-                      f"{verdict.status}: {_sentence(verdict)}"])  # fmt: skip
+    return "\n".join(map(printable, [*lines, f"{verdict.status}: {_sentence(verdict)}"]))
 
 
 def _some(names: Iterable[str], count: int = 4) -> list[str]:
@@ -150,7 +152,7 @@ def _sentence(verdict: Verdict) -> str:
     if wrong:
         first = next((c for c in verdict.tensors if not c.equal), wrong[0])
         count = sum(c.mismatches for c in wrong)
-        return f"{count} of {elements} elements differ; first in tensor {printable(first.tensor)}"
+        return f"{count} of {elements} elements differ; first in tensor {first.tensor}"
     what = f"{elements} elements of {len(compared)} tensors equal, for these inputs"
     left = verdict.coverage.mac - verdict.coverage.mac_recomputed
     if left and verdict.status == "PASS":
@@ -164,6 +166,9 @@ def _sentence(verdict: Verdict) -> str:
 def run_model(args: argparse.Namespace) -> int:
     """Write every tensor that the reference computes, under its name in the file."""
     model = load(args.model)
+    # NAME=FILE or FILE; a path that is none is not the same as --out either
+    inputs = [Path(part) for text in args.input for part in (text, text.partition("=")[2])]
+    check_apart(args.out, [args.model, *inputs])
     feeds = read_feeds(model, args.input, args.images)
     if len(feeds) != 1:
         raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
@@ -181,9 +186,9 @@ def run_model(args: argparse.Namespace) -> int:
             yield from step.outputs.items()
 
     count = write_arrays(args.out, arrays())
-    names = ", ".join(map(printable, _some(borrowed))) or "none"
-    print(f"wrote {args.out}: {count} tensors, from {feeds[0].source}")
-    print(f"{len(borrowed)} nodes were computed by ONNX Runtime: {names}")
+    names = ", ".join(_some(borrowed)) or "none"
+    print(printable(f"wrote {args.out}: {count} tensors, from {feeds[0].source}"))
+    print(printable(f"{len(borrowed)} nodes were computed by ONNX Runtime: {names}"))
     return 0
 
 
@@ -226,7 +231,8 @@ def explain(args: argparse.Namespace) -> int:
     where = (args.image, args.channel, *at)
     if len(where) != y.ndim or not all(0 <= v < n for v, n in zip(where, y.shape, strict=True)):
         raise UnusableInput(
-            f"image {args.image}, channel {args.channel}, pixel {at}: y has shape {y.shape}"
+            f"{args.model}: node {node.name}: y has shape {y.shape}, counted from 0; image "
+            f"{args.image}, channel {args.channel}, pixel {','.join(map(str, at))} is not in it"
         )
     try:
         element = work(x, conv, args.image, args.channel, at)
@@ -284,7 +290,8 @@ def write_vectors(args: argparse.Namespace) -> int:
 
     manifest = vectors.write(network, feeds, args.out, nodes, bar)
     count = len(manifest["sha256"])
-    print(f"wrote {args.out}: {len(nodes)} layers, {len(feeds)} images, {count} files")
+    what = f"{len(nodes)} layers, {len(feeds)} images, {count} files"
+    print(printable(f"wrote {args.out}: {what}"))
     return 0
 
 
@@ -293,7 +300,7 @@ def numbers(text: str) -> list[int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="qlinear", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -313,7 +320,7 @@ def parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         if images:
             one.add_argument(
-                "--images", type=int, default=1, help="how many sample images, 1 to 20"
+                "--images", type=int, help="how many sample images, 1 to 20 (default: 1)"
             )
         one.set_defaults(function=function)
         return one
@@ -342,8 +349,3 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     return args.function(args)
-
-
-def command() -> None:
-    """The console script ``qlinear``."""
-    run_command(main)

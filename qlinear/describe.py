@@ -5,6 +5,7 @@ ONNX library.
 """
 
 import hashlib
+import json
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def extract(model: Model) -> dict:
     float32 is written as the shortest decimal of the same float64, so that it reads back exactly.
 
     Raises:
-        UnusableInput: ONNX Runtime refuses the file.
+        UnusableInput: ONNX Runtime refuses the file, or a scale or an attribute is not finite.
     """
     declared = ort.declared(model)
 
@@ -62,18 +63,26 @@ def extract(model: Model) -> dict:
         return {"name": name, "kind": kind, "dtype": named,
                 "shape": list(shape) if shape is not None else None}  # fmt: skip
 
+    def in_json(node: Node, name: str, number):
+        try:
+            json.dumps(number, allow_nan=False)
+        except ValueError:
+            what = f"{model.path}: node {node.name}: {name}"
+            raise UnusableInput(f"{what} is not finite; JSON has no such number") from None
+        return number
+
     def described(node: Node) -> dict:
         inputs = []
         for formal, name in model.names(node).items():
             entry = {"formal": formal, **tensor(name)}
             if is_parameter(formal) and name in model.constants:
-                entry["value"] = _plain(model.constants[name])
+                entry["value"] = in_json(node, formal, _plain(model.constants[name]))
             inputs.append(entry)
         return {
             "name": node.name,
             "op_type": node.op_type,
             "domain": node.domain or "ai.onnx",
-            "attributes": {k: _attribute(v) for k, v in node.attributes.items()},
+            "attributes": {k: in_json(node, k, _attribute(v)) for k, v in node.attributes.items()},
             "inputs": inputs,
             "outputs": [tensor(name) for name in node.outputs if name],
         }
@@ -170,6 +179,8 @@ def _typed(name: str, declared: dict[str, tuple[np.dtype, tuple]]) -> str:
 
 def _ends(values: np.ndarray) -> str:
     flat = np.asarray(values).ravel()
+    if not flat.size:
+        return "empty"
     least, greatest = (
         f"{v:.6g}" if flat.dtype.kind == "f" else str(v) for v in (flat.min(), flat.max())
     )

@@ -1,9 +1,11 @@
 """What command lines turn into a one-line message, and how they end."""
 
+import argparse
 import os
 import signal
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable
 
 
@@ -23,6 +25,13 @@ class Ended(BaseException):
     """A signal that asks us to end; an exception, so that whatever was begun is cleaned up."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; what it cannot read ends in one line, like all that goes wrong."""
+
+    def error(self, message: str):
+        raise UnusableInput(f"{message}; see {self.prog} --help")
+
+
 def printable(text: str) -> str:
     """Text with everything that a terminal obeys or hides written as an escape.
 
@@ -40,7 +49,15 @@ def printable(text: str) -> str:
 
 
 def _end(number: int, _frame) -> None:
-    raise Ended(number)
+    for other in _signals():  # a second one must not stop the cleaning up
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
+
+
+def _signals() -> list[int]:
+    """The signals that ask us to end, but for those that whoever started us has ignored."""
+    known = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -51,12 +68,14 @@ def run_command(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # never fail on a character after the work is done
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _end)
+    if not sys.warnoptions:  # another library's warning is not among the lines that we promise
+        warnings.simplefilter("ignore")
+    for number in _signals():
+        signal.signal(number, _end)
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed from the start
+            sys.stdout.flush()
         sys.exit(status)
     except UnusableInput as error:
         _fail(str(error))

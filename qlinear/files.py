@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,27 +47,53 @@ def read_bytes(path: Path) -> bytes:
         raise UnusableInput(f"{path}: {error.strerror}") from None
 
 
+def check_apart(out: Path, sources: Iterable[Path]) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises:
+        UnusableInput: ``out`` is one of ``sources``, perhaps by another name.
+    """
+    for source in sources:
+        with contextlib.suppress(OSError):  # one of them is not there, so they are not the same
+            if out.samefile(source):
+                raise UnusableInput(f"{out}: would replace {source}, which is read; name another")
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the folder of ``path``.
+
+    It is chosen before anything is made, so that a signal at any moment finds what to remove.
+    """
+    return path.with_name(f".{path.name[:40]}-{secrets.token_hex(8)}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to, beside ``path``; afterwards it becomes ``path``, or nothing is left.
 
+    A link is followed: what it points to is written.
+
     Raises:
-        UnusableInput: the folder is missing or cannot be written to.
+        UnusableInput: the folder is missing or cannot be written to, or ``path`` is there and not
+            a regular file.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
-    except OSError as error:
-        raise UnusableInput(f"{path}: {error.strerror}; name another file") from None
-    os.close(handle)
-    partial = Path(name)
+        target = Path(os.path.realpath(path))
+        # to replace a device by a file would break the machine of a user who may
+        if target.exists() and not target.is_file():
+            raise UnusableInput(f"{path}: not a regular file; name another")
+        partial = _beside(target)
+    except (OSError, ValueError) as error:
+        raise UnusableInput(f"{path}: {_reason(error)}; name another file") from None
     try:
-        partial.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        partial.touch(exist_ok=False)
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
-        raise UnusableInput(f"{path}: {error.strerror or error}") from None
+        raise UnusableInput(f"{path}: {_reason(error)}; nothing was written") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -81,14 +107,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     made: list[Path] = []
     work = None
     try:
+        if not path.name:  # . or /
+            raise taken
         if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
             raise taken
         missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
         for folder in reversed(missing):
-            folder.mkdir()
-            made.append(folder)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}-"))
-        work.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            with contextlib.suppress(FileExistsError):  # another writer was faster
+                folder.mkdir()
+                made.append(folder)
+        work = _beside(path)
+        work.mkdir()
         yield work
         try:
             os.rename(work, path)  # replaces an empty folder, and fails on any other
@@ -98,7 +127,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
         made.clear()
     except OSError as error:
-        raise UnusableInput(f"{error.filename or path}: {error.strerror or error}") from None
+        raise UnusableInput(f"{path}: {_reason(error)}; nothing was written") from None
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
@@ -138,7 +167,5 @@ def write_text(path: Path, text: str) -> None:
         partial.write_bytes(text.encode())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

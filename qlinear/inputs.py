@@ -1,7 +1,13 @@
 """What to feed a model: image or array files, the 20 sample images, or seeded random values."""
 
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -12,6 +18,7 @@ from qlinear.onnx_model import Model
 # what Pillow may open: some of its other formats start programs
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MADE_UP = 1 << 28  # elements of the largest input that is made up
+LARGEST = 1 << 32  # bytes of the largest array that is read; a small archive can hold any number
 CHANNELS = {1: "L", 3: "RGB"}
 
 
@@ -41,13 +48,13 @@ def load_samples() -> tuple[np.ndarray, np.ndarray]:
         return archive["images"], archive["labels"]
 
 
-def read_feeds(model: Model, given: list[str] = (), images: int = 1) -> list[Feed]:
+def read_feeds(model: Model, given: list[str] = (), images: int | None = None) -> list[Feed]:
     """The inputs of one or more runs.
 
     Args:
         given: ``FILE`` for a model with one input, or ``NAME=FILE`` for each input; a .npz file
             may hold several by name. Inputs that are not given are made up.
-        images: how many sample images, where a model takes them and nothing is given.
+        images: how many sample images, where a model takes them and nothing is given; 1 by default.
 
     Raises:
         UnusableInput: a file, its shape or its values do not fit; the message names them.
@@ -56,7 +63,10 @@ def read_feeds(model: Model, given: list[str] = (), images: int = 1) -> list[Fee
     arrays = {name: _read(model, name, path) for name, path in files.items()}
     names = [name for name in model.inputs if name not in arrays]
     if not arrays and len(names) == 1 and _takes_samples(*model.inputs[names[0]]):
-        return _samples(model, names[0], images)
+        return _samples(model, names[0], 1 if images is None else images)
+    if images is not None:
+        why = "inputs are given" if arrays else "its input is no 3 x 32 x 32 image"
+        raise UnusableInput(f"{model.path}: takes no sample images: {why}; leave --images out")
     sources = [f"{name} from {path}" if len(model.inputs) > 1 else str(path)
                for name, path in files.items()]  # fmt: skip
     for name in names:
@@ -78,60 +88,107 @@ def _by_name(model: Model, given: list[str]) -> dict[str, Path]:
                     f"{text}: the model has no input {name!r}; it has {', '.join(model.inputs)}"
                 )
             path = str(text)
-            if path.endswith(".npz"):
-                files |= {name: Path(path) for name in _names_in(Path(path)) & set(model.inputs)}
-                continue
-            if len(model.inputs) != 1:
-                names = ", ".join(model.inputs) or "none"
-                raise UnusableInput(f"{path}: the inputs are {names}; give NAME=FILE for each")
-            (name,) = model.inputs
-        if name in files:
-            raise UnusableInput(f"{text}: input {name} is given twice")
-        files[name] = Path(path)
+            names = _named_by(model, path)
+        else:
+            names = [name]
+        for name in names:
+            if name in files:
+                raise UnusableInput(f"{text}: input {name} is given twice")
+            files[name] = Path(path)
     return files
 
 
-def _names_in(path: Path) -> set[str]:
-    archive = _load(path)
-    if not isinstance(archive, dict):
-        raise UnusableInput(f"{path}: not an archive of arrays")
-    return set(archive)
+def _named_by(model: Model, path: str) -> list[str]:
+    """The inputs that a file is for, if none is named."""
+    inputs = ", ".join(model.inputs) or "none"
+    if path.endswith(".npz"):
+        there = _names_in(Path(path))
+        names = [name for name in model.inputs if name in there]
+        if not names:
+            held = ", ".join(there) or "nothing"
+            raise UnusableInput(f"{path}: holds {held}; the inputs are {inputs}")
+        return names
+    if len(model.inputs) != 1:
+        raise UnusableInput(f"{path}: the inputs are {inputs}; give NAME=FILE for each")
+    return list(model.inputs)
 
 
-def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """A .npy array, or a .npz archive's arrays; never code."""
+def _names_in(path: Path) -> list[str]:
+    """The names of a .npz archive's arrays; the arrays are not read."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes its readers raise into one line."""
     check_regular(path)
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            return {name: found[name] for name in found.files}
-    except Exception as error:  # a damaged header raises what its parts raise, MemoryError too
+        yield
+    except UnusableInput:
+        raise
+    except Exception as error:  # a header raises what its parts raise, MemoryError too
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnusableInput(f"{path}: not a NumPy array ({lines[0][:200]})") from None
+
+
+def _load(path: Path, name: str, shape: tuple) -> np.ndarray:
+    """A .npy array, or one array of a .npz archive; never code, and nothing that does not fit."""
+    with _reading(path), path.open("rb") as file:
+        start = file.read(len(np.lib.format.MAGIC_PREFIX))
+        file.seek(0)
+        if start == np.lib.format.MAGIC_PREFIX:
+            return _array(file, path.stat().st_size, name, shape, path)
+        if not zipfile.is_zipfile(file):
+            raise UnusableInput(f"{path}: neither a .npy nor a whole .npz file")
+        with zipfile.ZipFile(file) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                held = ", ".join(n.removesuffix(".npy") for n in archive.namelist()) or "nothing"
+                raise UnusableInput(f"{path}: holds {held}, not {name}")
+            size = archive.getinfo(f"{name}.npy").file_size
+            with archive.open(f"{name}.npy") as member:
+                return _array(member, size, name, shape, path)
+
+
+def _array(file: BinaryIO, size: int, name: str, shape: tuple, path: Path) -> np.ndarray:
+    """An array from its file of ``size`` bytes; its header is believed only as far as it fits."""
+    version = np.lib.format.read_magic(file)
+    second = version > (1, 0)
+    read = np.lib.format.read_array_header_2_0 if second else np.lib.format.read_array_header_1_0
+    have, _, dtype = read(file)
+    if dtype.hasobject:
+        raise UnusableInput(f"{path}: holds Python objects; numbers needed")
+    _check_fits(have, name, shape, path)
+    declared = int(np.prod(have, dtype=object)) * dtype.itemsize
+    if declared > size - file.tell():
+        raise UnusableInput(f"{path}: cut: {declared} bytes of values announced, fewer are there")
+    if declared > LARGEST:
+        raise UnusableInput(f"{path}: {declared} bytes of values; up to {LARGEST} are read")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_fits(have: tuple, name: str, shape: tuple, path: Path) -> None:
+    """Refuse a shape that is not the input's, without its first axis, or several times as long."""
+    full = (1, *have) if len(have) == len(shape) - 1 else have
+    fits = len(full) == len(shape) and all(
+        not isinstance(want, int) or want == size or (axis == 0 and want and size % want == 0)
+        for axis, (want, size) in enumerate(zip(shape, full, strict=True))
+    )
+    if not fits:
+        raise UnusableInput(f"{path}: shape {have} does not fit input {name} {list(shape)}")
+    if 0 in have:
+        raise UnusableInput(f"{path}: shape {have}: no values to compute with")
 
 
 def _read(model: Model, name: str, path: Path) -> np.ndarray:
     dtype, shape = model.inputs[name]
     if path.suffix in (".npy", ".npz"):
-        x = _load(path)
-        if isinstance(x, dict):
-            if name not in x:
-                raise UnusableInput(f"{path}: holds {', '.join(x) or 'nothing'}, not {name}")
-            x = x[name]
+        x = _load(path, name, shape)
     else:
         x = _fitted_image(path, shape)
-    if x.ndim == len(shape) - 1:
-        x = x[None]
-    fits = x.ndim == len(shape) and all(
-        not isinstance(want, int) or want == have or (axis == 0 and want and have % want == 0)
-        for axis, (want, have) in enumerate(zip(shape, x.shape, strict=True))
-    )
-    if not fits:
-        raise UnusableInput(f"{path}: shape {x.shape} does not fit input {name} {list(shape)}")
-    if not x.size:
-        raise UnusableInput(f"{path}: shape {x.shape}: no values to compute with")
+        _check_fits(x.shape, name, shape, path)
+    x = x[None] if x.ndim == len(shape) - 1 else x
     return _converted(x, dtype, path)
 
 
@@ -147,7 +204,8 @@ def _converted(x: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
         raise UnusableInput(f"{path}: holds values that are not finite")
     with np.errstate(over="ignore", invalid="ignore"):
         converted = x.astype(dtype)
-    if dtype.kind in "iu" and (converted.astype(np.float64) != x.astype(np.float64)).any():
+    whole = dtype.kind in "iub" or dtype.name.startswith(("int", "uint"))  # int4 has kind V
+    if whole and (converted.astype(np.float64) != x.astype(np.float64)).any():
         raise UnusableInput(f"{path}: values that the input's type {dtype} does not hold")
     if not np.isfinite(converted.astype(np.float64)).all():
         raise UnusableInput(f"{path}: values that the input's type {dtype} does not hold")
@@ -157,8 +215,11 @@ def _converted(x: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
 def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     """An image file as uint8 of shape (channels, H, W), pixels 0 to 255; RGB, or grey for one.
 
+    A rotation that the file asks for is applied. Pillow converts other colours, such as CMYK.
+
     Raises:
-        UnusableInput: it is missing, not of a plain 8-bit format, or partly transparent.
+        UnusableInput: it is missing, not of a plain 8-bit format, one of several images in its
+            file, partly transparent, or larger than Pillow's limit.
     """
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
@@ -166,9 +227,13 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         raise UnusableInput(f"{path}: reading an image needs Pillow (pip install pillow)") from None
     check_regular(Path(path))
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UnusableInput(f"{path}: {image.mode} pixels; 8 bits for each channel needed")
+        with _quiet(), Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns
+                raise UnusableInput(f"{path}: {image.width} x {image.height} pixels: too large")
+            if image.mode.startswith(("I", "F")) or _deep(image):
+                raise UnusableInput(f"{path}: more than 8 bits for each channel; 8 needed")
+            if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: previews
+                raise UnusableInput(f"{path}: holds several images; one needed")
             upright = ImageOps.exif_transpose(image)
             alpha = upright.convert("RGBA").getchannel("A").getextrema() if _clear(upright) else ()
             if alpha and alpha[0] < 255:
@@ -182,6 +247,28 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise many types
         raise UnusableInput(f"{path}: not a readable image ({error})") from None
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)).copy()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns in lines of its own; what matters of that is refused here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _deep(image) -> bool:
+    """Whether Pillow would drop bits of an image that it opens in an 8-bit mode.
+
+    How the pixels are stored is known only before they are read: a "raw mode" such as RGB;16B, or
+    for PPM the greatest value.
+    """
+    stored = [arg for tile in image.tile for arg in np.atleast_1d(np.asarray(tile[3], object))]
+    return any(
+        re.search(r";(1[0-6]|[2-6][0-9])", arg) if isinstance(arg, str) else
+        image.format == "PPM" and isinstance(arg, int) and arg > 255
+        for arg in stored
+    )  # fmt: skip
 
 
 def _clear(image) -> bool:

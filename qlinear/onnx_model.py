@@ -153,6 +153,7 @@ def load(path: str | Path) -> Model:
     raw = read_bytes(path)
     try:
         proto = onnx.load_model_from_string(raw)
+        _check_names(proto)
         outside = any(map(onnx.external_data_helper.uses_external_data, _tensors(proto)))
         # weights beside the model; ONNX refuses paths that leave the model's own folder
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
@@ -199,6 +200,20 @@ def with_constants(model: Model, changes: dict[str, np.ndarray]) -> onnx.ModelPr
             value = np.asarray(changes[tensor.name])
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     return proto
+
+
+def _check_names(proto: onnx.ModelProto) -> None:
+    """Refuse names that are not UTF-8: they come as bytes, which are no text to print or write."""
+    graph = proto.graph
+    values = (*graph.input, *graph.output)
+    names = [*(v.name for v in values), *(t.name for t in graph.initializer)]
+    names += [t.values.name for t in graph.sparse_initializer]
+    names += [d.dim_param for v in values for d in v.type.tensor_type.shape.dim]
+    for n in graph.node:
+        names += [n.name, n.op_type, n.domain, *n.input, *n.output, *(a.name for a in n.attribute)]
+    for name in names:
+        if isinstance(name, bytes):
+            raise ValueError(f"the name {name!r} is not UTF-8")
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterable[TensorProto]:

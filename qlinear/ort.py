@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from qlinear.errors import Refused
+from qlinear.errors import Refused, UnusableInput
 from qlinear.onnx_model import Model, Node, from_proto
 
 # int8 Q/DQ pairs are fused as they are; by default ONNX Runtime on x86 turns them into uint8 and
@@ -79,6 +79,7 @@ def optimized(model: Model, settings: Settings) -> onnx.ModelProto:
 
     Raises:
         Refused: it refuses the file.
+        UnusableInput: it cannot write the graph to the folder for temporary files.
     """
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "graph.onnx"
@@ -87,6 +88,11 @@ def optimized(model: Model, settings: Settings) -> onnx.ModelProto:
         try:
             open_session(source, settings, save=saved)
         except Exception as error:
+            if "serialization failed" in str(error):
+                raise UnusableInput(
+                    f"{model.path}: ONNX Runtime cannot write the graph that it runs to {folder}: "
+                    "no space there (TMPDIR names another folder), or more than 2 GiB"
+                ) from None
             raise refused(model.path, error) from None
         return onnx.load(saved)
 

@@ -35,9 +35,10 @@ FORMAT = {
     "factor": "bits of the float32 requantization factor, one per output channel",
     "mantissa, shift": "factor = mantissa * 2**-shift, a 24-bit mantissa; exact form, for |acc| "
     "below 2**24: multiply |acc| by it, round to 24 significant bits, shift right, both roundings "
-    "half to even",
+    "half to even; shift is 0 for a factor of 2**24 or more, with which all but 0 saturates",
     "multiplier, right_shift": "factor as a 31-bit multiplier; (acc * multiplier + half) >> "
-    "right_shift; 'fixed_point_differs' counts the elements by which it differs from y",
+    "right_shift; 'fixed_point_differs' counts the elements by which it differs from y; "
+    "right_shift is 1 to 63: factors beyond give 0, or saturate, as they would with their own",
 }
 
 
@@ -55,6 +56,9 @@ class Layer:
         conv, M = self.conv, len(self.conv.w)
         mantissa, shift = requantizers.float32_parts(conv.factor)
         multiplier, right_shift = requantizers.fixed_point(conv.factor, 31)
+        # Products have at most 62 bits, so shifts by 63 and more all give 0. Of the smallest
+        # product but 0, 2**30 and here 2**23, what is left saturates without a shift to the left.
+        right_shift, shift = right_shift.clip(1, 63), shift.clip(0)
         return {
             "w": conv.w,
             "w_zero_point": np.broadcast_to(conv.w_zero_point, M).copy(),
@@ -107,7 +111,7 @@ def c_array(name: str, values: np.ndarray) -> Iterator[str]:
 
 def header(layer: Layer, image: dict[str, np.ndarray]) -> Iterator[str]:
     """The C header of one layer with one image."""
-    guard = f"QLINEAR_{safe(layer.node.name)[:60].upper()}_H"
+    guard = f"QLINEAR_{layer.folder.upper()}_H"  # as unlike other layers' as its folder
     yield f"/* Golden vectors of {safe(layer.node.name)}; made by: python -m qlinear vectors */\n"
     yield f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>\n\n"
     for key, value in defines(layer, image).items():

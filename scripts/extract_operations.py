@@ -15,15 +15,13 @@ import json
 from pathlib import Path
 
 from qlinear.describe import extract
-from qlinear.errors import UnusableInput, run_command
-from qlinear.files import write_text
+from qlinear.errors import Parser, UnusableInput, printable, run_command
+from qlinear.files import check_apart, write_text
 from qlinear.onnx_model import load
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path("models/resnet8_int8.onnx")
     parser.add_argument("positional", type=Path, nargs="?", metavar="MODEL", help="ONNX model")
     parser.add_argument("--model", type=Path, help="the same, by name")
@@ -33,8 +31,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UnusableInput(f"{args.positional} and {args.model}: name one model")
     model = args.model or args.positional or default
     out = args.output or model.with_name(f"{model.stem}_operations.json")
-    write_text(out, json.dumps(extract(load(model)), indent=1) + "\n")
-    print(f"wrote {out}")
+    check_apart(out, [model])
+    write_text(out, json.dumps(extract(load(model)), indent=1, allow_nan=False) + "\n")
+    print(printable(f"wrote {out}"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
 
 from qlinear import describe, oracle
-from qlinear.errors import UnusableInput, printable, run_command
+from qlinear.errors import Parser, UnusableInput, printable, run_command
 from qlinear.inputs import read_feeds
 from qlinear.onnx_model import load
 from qlinear.operators.qlinear_conv import Conv
@@ -48,9 +48,7 @@ def report(conv: Conv, check: Checked) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a quantized ONNX model")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--node", help="name of the node to check (default: the first)")
@@ -90,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         record = {"model": str(args.model), "passed": passed, "input": feed.source, "nodes": rows}
         print(json.dumps(record, indent=2))
     else:
-        print(f"Loading model: {printable(str(args.model))}")
-        print("\n\n".join(report(*pair) for pair in zip(convs, checks, strict=True)))
+        text = "\n\n".join(report(*pair) for pair in zip(convs, checks, strict=True))
+        print(f"Loading model: {printable(str(args.model))}\n{text}")
     return 0 if passed else 1
 
 
