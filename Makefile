@@ -51,7 +51,7 @@ models: $(READY)
 # make lock UPGRADE=--upgrade takes the newest
 lock: $(READY)
 	$(BIN)/python -m pip install -q uv==0.13.9
-	$(LOCK) --all-extras pyproject.toml requirements.in -o requirements.txt
+	$(LOCK) --extra dev pyproject.toml -o requirements.txt
 	echo torch | $(LOCK) - -c requirements.txt -o requirements-train.txt
 
 clean:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, ROOT
+from conftest import MODELS, ROOT, quantizes
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
 
@@ -122,6 +122,7 @@ def test_node_names_do_not_leave_the_folder(tmp_path, model):
 # --- foreign models
 
 
+@quantizes
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_qdq_model_is_read_as_its_integer_network(tmp_path, per_channel):
     path = tmp_path / "qdq.onnx"
