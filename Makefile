@@ -13,8 +13,8 @@ LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-ha
 	--annotation-style line --custom-compile-command "make lock" $(UPGRADE)
 UV := uv==0.13.9
 # what needs the library alone: no chapter, no site
-UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py cli.py scripts.py \
-	models.py)
+UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py compare.py \
+	verdict.py cli.py scripts.py)
 export PYTHONHASHSEED := 0
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -40,7 +40,7 @@ test-oldest test-newest:
 	rm -rf _build/$@
 	$(PYTHON) -m venv _build/$@
 	_build/$@/bin/python -m pip install -q $(UV)
-	_build/$@/bin/uv pip install -q --resolution $(RESOLUTION) --python _build/$@ .
+	_build/$@/bin/uv pip install -q --resolution $(RESOLUTION) --python _build/$@ -e .
 	_build/$@/bin/uv pip install -q --python _build/$@ hypothesis jsonschema pytest
 	_build/$@/bin/uv pip list --python _build/$@
 	_build/$@/bin/python -m pytest -q $(UNIT)

@@ -26,7 +26,7 @@ ORT, ONNX = (tuple(map(int, module.__version__.split(".")[:2])) for module in (o
 
 
 quantizes = pytest.mark.skipif(
-    ORT < (1, 31), reason="ONNX Runtime before 1.31 cannot quantize from a stored calibration"
+    ORT < (1, 31), reason="the quantizer of ONNX Runtime before 1.31 makes other scales"
 )
 
 

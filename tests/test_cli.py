@@ -11,7 +11,6 @@ import onnx
 import pytest
 from conftest import MODELS, ROOT, quantizes
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantFormat
 
 from qlinear import vectors
 from qlinear.engine import run
@@ -20,6 +19,8 @@ from qlinear.inputs import load_samples
 from qlinear.onnx_model import load, with_constants
 from qlinear.ort import operator_model
 from study import quantize
+
+from onnxruntime.quantization import QuantFormat
 
 BOOK = MODELS / "resnet8_int8.onnx"
 

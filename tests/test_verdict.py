@@ -9,7 +9,6 @@ import pytest
 from conftest import MODELS
 from fuzz_verdict import attempts, shares
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantFormat
 
 from qlinear import cli, engine, oracle, ort, validate
 from qlinear.conditions import broken
@@ -18,6 +17,8 @@ from qlinear.inputs import Feed, read_feeds
 from qlinear.onnx_model import Model, from_proto, load
 from qlinear.operators import OPERATORS
 from study import quantize
+
+from onnxruntime.quantization import QuantFormat
 
 BOOK = MODELS / "resnet8_int8.onnx"
 
