@@ -351,7 +351,7 @@ def test_every_tensor_is_forgotten_after_its_last_reader():
     assert walked == [node.name for node in model.nodes]
 
 
-@since(1, 31, "it ends the process on some of the graphs, and fuses others into what we refuse")
+@since(1, 32, "it fuses some into QLinearMatMul with scales of a shape that we refuse, or aborts")
 def test_pass_means_equal_on_random_graphs():
     """2,000 graphs; a PASS is held to inputs that the verdict did not see."""
     outcomes = attempts(2000, workers=min(2, os.cpu_count() or 1))
