@@ -5,14 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
+CACHE := $(CURDIR)/_build/.jupyter_cache
 CHAPTERS := $(wildcard notebooks/*.ipynb)
 STATIC := $(wildcard tools/sphinx/*.py) book/static/book.css \
 	$(addprefix book/static/explorer/,inference.js view.js)
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --custom-compile-command "make lock" $(UPGRADE)
+UV := uv==0.13.9
+# what needs the library alone: no chapter, no site
+UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py compare.py \
+	verdict.py cli.py scripts.py)
 export PYTHONHASHSEED := 0
+export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: book pdf test check notebooks lab models lock fuzz clean
+.PHONY: book pdf test test-oldest test-newest check notebooks lab models lock fuzz clean
 
 book: _build/.fresh _build/.static
 	$(BIN)/python -m tools.explorer_data --out book/static/explorer
@@ -26,6 +32,18 @@ pdf: book
 
 test: check book
 	$(BIN)/python -m pytest -q tests
+
+# the library's tests on the lower bounds of pyproject.toml, and on the newest releases there are
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest:
+	rm -rf _build/$@
+	$(PYTHON) -m venv _build/$@
+	_build/$@/bin/python -m pip install -q $(UV)
+	_build/$@/bin/uv pip install -q --resolution $(RESOLUTION) --python _build/$@ -e .
+	_build/$@/bin/uv pip install -q --python _build/$@ hypothesis jsonschema pytest
+	_build/$@/bin/uv pip list --python _build/$@
+	_build/$@/bin/python -m pytest -q $(UNIT)
 
 # everything but the built site: style, stored outputs (nbval, and what it does not see)
 check: $(READY)
@@ -50,8 +68,8 @@ models: $(READY)
 # remake the pins, with hashes, for every supported Python and system; what fits stays as it is, but
 # make lock UPGRADE=--upgrade takes the newest
 lock: $(READY)
-	$(BIN)/python -m pip install -q uv==0.13.9
-	$(LOCK) --all-extras pyproject.toml requirements.in -o requirements.txt
+	$(BIN)/python -m pip install -q $(UV)
+	$(LOCK) --extra dev pyproject.toml -o requirements.txt
 	echo torch | $(LOCK) - -c requirements.txt -o requirements-train.txt
 
 clean:
@@ -76,8 +94,11 @@ _build/.static: $(STATIC)
 	mkdir -p _build
 	touch $@
 
-# Jupyter Book caches a chapter by its code alone, so a changed library must empty the cache
+# Jupyter Book caches a chapter by its code alone, so a changed library must empty the cache. All
+# chapters are then run at once, one on each core; what fails here Jupyter Book runs again and reports
 _build/.fresh: $(READY) $(LIBRARY)
 	rm -rf _build/.jupyter_cache _build/.doctrees
 	mkdir -p _build
+	echo y | JUPYTERCACHE=$(CACHE) $(BIN)/jcache notebook add $(CHAPTERS) >/dev/null
+	JUPYTERCACHE=$(CACHE) $(BIN)/jcache project execute -e local-parallel -t 300 -v ERROR
 	touch $@

@@ -53,6 +53,9 @@ def compare_arrays(
     Args:
         tensor: its name; node, operator: of what writes it.
         ours, theirs: arrays, or what else ONNX Runtime returns (sequences, strings).
+
+    >>> print(compare_arrays("y", np.int8([1, 2]), np.int8([1, 3])))
+    1 of 2 elements differ, first at (1,): ours 2, ONNX Runtime 3
     """
     if isinstance(theirs, list | tuple | dict):  # a sequence or map counts as one element
         same = np.array(_same(ours, theirs))

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 
 from qlinear import ort
 from qlinear.errors import Refused
 from qlinear.fuse import Network, candidates, fuse
 from qlinear.onnx_model import Model
+
+import onnxruntime
 
 
 def settle(model: Model, feeds: dict[str, np.ndarray]) -> Network:

@@ -8,10 +8,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 
 from qlinear.errors import Refused, UnusableInput
 from qlinear.onnx_model import Model, Node, from_proto
+
+import onnxruntime
 
 # int8 Q/DQ pairs are fused as they are; by default ONNX Runtime on x86 turns them into uint8 and
 # leaves what touches a tensor with two readers in float

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
-import onnxruntime
 
 from qlinear import engine, oracle, ort
 from qlinear.compare import Comparison, compare_arrays
@@ -19,6 +18,8 @@ from qlinear.errors import Refused, UnusableInput
 from qlinear.fuse import Network, fuse
 from qlinear.inputs import Feed
 from qlinear.onnx_model import Model, Node
+
+import onnxruntime
 
 # the exit status of each verdict; 2 is for anything unusable
 STATUS = {"PASS": 0, "FAIL": 1, "PARTIAL": 3}

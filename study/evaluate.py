@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import QuantFormat
 
 from qlinear.compare import compare_arrays
 from qlinear.engine import run
@@ -14,6 +13,8 @@ from qlinear.onnx_model import Model, from_proto, load
 from qlinear.ort import DEFAULT, INT8_QDQ, Level, Settings, all_outputs, open_session, session
 from study.cifar10 import CLASSES
 from study.quantize import PER_TENSOR, quantize
+
+from onnxruntime.quantization import QuantFormat
 
 
 @dataclass

@@ -9,13 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput
@@ -26,6 +19,14 @@ from qlinear.operators.qlinear_conv import Conv
 from qlinear.ort import run_node, tensors
 from study.cifar10 import load_cifar10
 from study.provenance import recorded
+
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 PER_TENSOR, PER_CHANNEL = (
     "resnet8_int8_per_tensor.onnx",

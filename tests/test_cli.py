@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, ROOT
+from conftest import MODELS, ROOT, quantizes
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantFormat
 
 from qlinear import vectors
 from qlinear.engine import run
@@ -20,6 +19,8 @@ from qlinear.inputs import load_samples
 from qlinear.onnx_model import load, with_constants
 from qlinear.ort import operator_model
 from study import quantize
+
+from onnxruntime.quantization import QuantFormat
 
 BOOK = MODELS / "resnet8_int8.onnx"
 
@@ -122,6 +123,7 @@ def test_node_names_do_not_leave_the_folder(tmp_path, model):
 # --- foreign models
 
 
+@quantizes
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_qdq_model_is_read_as_its_integer_network(tmp_path, per_channel):
     path = tmp_path / "qdq.onnx"

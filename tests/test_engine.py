@@ -1,11 +1,12 @@
 """The whole network, element for element, and the official ONNX node tests."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, QUANTIZED
+from conftest import MODELS, ONNX, QUANTIZED
 from onnx.backend.test.loader import load_model_tests
 
 from qlinear.engine import compare, run
@@ -66,14 +67,29 @@ def to_array(value: np.ndarray | onnx.TensorProto) -> np.ndarray:
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
+def read_case(case) -> tuple[onnx.NodeProto, list[np.ndarray], np.ndarray]:
+    """An official case's node, its inputs and its output; older releases of onnx keep files."""
+    if case.model is not None:
+        ((given, (expected,)),) = case.data_sets
+        return case.model.graph.node[0], [*map(to_array, given)], to_array(expected)
+    folder = Path(case.model_dir)
+    (node,) = onnx.load(folder / "model.onnx").graph.node
+    given, (expected,) = (
+        [to_array(onnx.load_tensor(p)) for p in sorted((folder / "test_data_set_0").glob(pattern))]
+        for pattern in ("input_*.pb", "output_*.pb")
+    )
+    return node, given, expected
+
+
 @pytest.mark.parametrize("case", OFFICIAL, ids=lambda case: case.name)
 def test_official_node_test(case):
     reason = next((why for part, why in LEFT_OUT.items() if part in case.name), None)
     if reason:
         pytest.skip(reason)
-    (node,) = case.model.graph.node
-    ((given, (expected,)),) = case.data_sets
-    given, expected = iter(map(to_array, given)), to_array(expected)
+    if ONNX < (1, 22) and case.name.endswith("_int8_float32"):
+        pytest.skip("onnx before 1.22 expects int8 results that wrap; ONNX Runtime saturates")
+    node, given, expected = read_case(case)
+    given = iter(given)
     inputs = [next(given) if name else None for name in node.input]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}

@@ -10,12 +10,13 @@ import sys
 import jsonschema
 import numpy as np
 import pytest
-from conftest import MODELS, QUANTIZED, ROOT, needs
+from conftest import MODELS, QUANTIZED, ROOT, needs, quantizes
 
 from qlinear.onnx_model import load
 from study import quantize
 
 
+@quantizes
 def test_quantized_models_are_remade_byte_for_byte(tmp_path):
     for name in ("resnet8.onnx", "calibration.json", "layer_noise.json"):
         (tmp_path / name).write_bytes((MODELS / name).read_bytes())

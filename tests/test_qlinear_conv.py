@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import MODELS, QUANTIZED
+from conftest import MODELS, ORT, QUANTIZED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
@@ -216,6 +216,10 @@ def convs(draw):
 @given(convs())
 def test_any_legal_convolution_equals_ort(case):
     inputs, attributes = case
+    if ORT < (1, 27):  # which refuses zero points that differ between channels
+        inputs["w_zero_point"] = np.full_like(
+            inputs["w_zero_point"], inputs["w_zero_point"].flat[0]
+        )
     theirs = run_operator("QLinearConv", inputs, **attributes)
     ours = qc.qlinear_conv(**inputs, **attributes)
     assert ours.dtype == theirs.dtype and ours.shape == theirs.shape

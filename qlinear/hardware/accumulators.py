@@ -4,7 +4,11 @@ import numpy as np
 
 
 def wrap(acc: np.ndarray, bits: int) -> np.ndarray:
-    """The value that a two's complement register of ``bits`` bits holds: acc modulo 2**bits."""
+    """The value that a two's complement register of ``bits`` bits holds: acc modulo 2**bits.
+
+    >>> wrap(np.array([127, 128, 300]), 8).tolist()
+    [127, -128, 44]
+    """
     half = 1 << (bits - 1)
     return ((acc.astype(np.int64) + half) % (1 << bits) - half).astype(np.int32)
 

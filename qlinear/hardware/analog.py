@@ -55,7 +55,7 @@ def differential(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bit_planes(x: np.ndarray, bits: int = 8) -> np.ndarray:
-    """Non-negative integers as bits, the least first: float32 (bits, *x.shape) of 0 and 1."""
+    """Non-negative integers as bits, the least first: float32 (bits, x.shape...) of 0 and 1."""
     return np.stack([(x >> b & 1).astype(np.float32) for b in range(bits)])
 
 

@@ -14,6 +14,9 @@ def fixed_point(scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         multipliers, int64 in [2**(bits - 1), 2**bits), and shifts, int64.
+
+    >>> [v.tolist() for v in fixed_point(np.float32([0.75, 0.01]), 8)]
+    [[192, 164], [8, 14]]
     """
     mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
     multiplier = np.rint(mantissa * 2.0**bits).astype(np.int64)
@@ -140,7 +143,7 @@ def round_half_even(values: np.ndarray, shift: np.ndarray) -> np.ndarray:
 def requantize_as_float32(
     acc: np.ndarray, scale: np.ndarray, y_zero_point: np.ndarray
 ) -> np.ndarray:
-    """Stage 2 in integers, equal to the float32 chain for every |acc| up to 2**24.
+    """Stage 2 in integers, equal to the float32 chain for every ``|acc|`` up to 2**24.
 
     A greater accumulator is itself rounded on its way to float32, which this form leaves out. The
     float32 product is the exact product of two integers of at most 24 bits, rounded to 24

@@ -1,7 +1,9 @@
 """QLinearAdd (com.microsoft): the sum of two quantized tensors, a residual connection.
 
-Mathematically C = saturate(rint((A - A_zero_point) * A_scale / C_scale
-                                + (B - B_zero_point) * B_scale / C_scale) + C_zero_point).
+Mathematically:
+
+    C = saturate(rint((A - A_zero_point) * A_scale / C_scale
+                    + (B - B_zero_point) * B_scale / C_scale) + C_zero_point)
 
 ONNX Runtime's x86-64 kernel computes it with float32 constants and two fused multiply-adds, each of
 which rounds once:
