@@ -17,7 +17,7 @@ from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
 from qlinear.files import check_apart, write_arrays
 from qlinear.fuse import Network, fuse
-from qlinear.inputs import Feed, read_feeds
+from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
 from qlinear.validate import STATUS, STATUS_TABLE, Verdict, check_nodes, validate
@@ -73,7 +73,7 @@ def inspect_command(args: argparse.Namespace) -> int:
 def validate_command(args: argparse.Namespace) -> int:
     """Compare the reference with ONNX Runtime on the file, and say what that proves."""
     model = load(args.model)
-    feeds = read_feeds(model, args.input, args.images)
+    feeds = read_feeds(model, args.input, args.images, samples=len(load_samples()[0]))
     if args.node:
         return _print_node(args, model, feeds)
     verdict = validate(model, feeds, progress=progress)
@@ -125,7 +125,7 @@ def report(verdict: Verdict) -> str:
     ]
     if coverage.float:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float.items()))
-        lines += [f"in float in ONNX Runtime too, and borrowed from it: {kinds}"]
+        lines += [f"not quantized, borrowed from ONNX Runtime: {kinds}"]
     for reason, nodes in coverage.left_out.items():
         lines += [f"not recomputed: {reason}: {len(nodes)} ({', '.join(_some(nodes))})"]
     default = verdict.default
@@ -156,7 +156,7 @@ def _sentence(verdict: Verdict) -> str:
     what = f"{elements} elements of {len(compared)} tensors equal, for these inputs"
     left = verdict.coverage.mac - verdict.coverage.mac_recomputed
     if left and verdict.status == "PASS":
-        what += f"; {left} of {verdict.coverage.mac} multiply-accumulate nodes are float"
+        what += f"; {left} of {verdict.coverage.mac} multiply-accumulate nodes are not quantized"
     if verdict.status == "PARTIAL":
         nodes = sum(map(len, verdict.coverage.left_out.values()))
         return f"{what}; {nodes} quantized nodes were not recomputed"
@@ -320,7 +320,9 @@ def parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         if images:
             one.add_argument(
-                "--images", type=int, help="how many sample images, 1 to 20 (default: 1)"
+                "--images",
+                type=int,
+                help="how many sample images, 1 to 20 (default: validate all, else 1)",
             )
         one.set_defaults(function=function)
         return one

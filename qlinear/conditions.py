@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from qlinear.engine import INTEGER_MAC
 from qlinear.fuse import Fusion, Network
-from qlinear.onnx_model import Node
+from qlinear.onnx_model import Model, Node
+from qlinear.operators.quantize_linear import quantize_linear
+from qlinear.quantized import INTEGER_MAC
 
 
 def broken(network: Network) -> list[str]:
@@ -117,6 +118,59 @@ def gemm_factors(fusion: Fusion, network: Network) -> Iterator[str]:
         alpha = node.attributes.get("alpha", 1.0) if node.op_type == "Gemm" else 1.0
         if alpha != fusion.made.attributes.get("alpha", 1.0) and node.op_type == "Gemm":
             yield f"although {node.name} has alpha {alpha}"
+
+
+def quantized_by_ort(network: Network) -> list[tuple[Node, str]]:
+    """Weights and biases that ONNX Runtime quantized itself, in a way that is not recomputed.
+
+    What is recomputed is how it rounds a float bias to int32 and float weights to int8
+    (onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc).
+    """
+    graph, file = network.graph, network.file
+    absorbed = {f.made.outputs: f.absorbed for f in network.fusions}
+    written = {name for node in file.nodes for name in node.outputs}
+    found = []
+    for node in graph.nodes:
+        if node.op_type not in INTEGER_MAC:
+            continue
+        constants = graph.arguments(node)
+        layer = next(
+            (n for n in absorbed.get(node.outputs, ()) if n.op_type in ("Conv", "Gemm")), None
+        )
+        for formal in ("w", "b", "B", "C"):
+            name = graph.name_of(node, formal)
+            if formal not in constants or name in file.constants or name in written:
+                continue
+            if layer is None or not _rounded(constants, constants[formal], layer, file):
+                found.append((node, name))
+    return found
+
+
+def _rounded(constants: dict[str, np.ndarray], made: np.ndarray, layer: Node, file: Model) -> bool:
+    """Whether constants of ONNX Runtime's are the float ones that the file's layer has, rounded.
+
+    A bias is rounded in steps of x_scale * w_scale. Weights get one scale and zero point for the
+    tensor, which put its range, widened to contain 0, on the 256 codes.
+    """
+    at = 2 if made.dtype == np.int32 else 1
+    floats = file.constants.get(layer.inputs[at]) if len(layer.inputs) > at else None
+    x_scale = constants.get("x_scale", constants.get("a_scale"))
+    w_scale = constants.get("w_scale", constants.get("b_scale"))
+    w_zero = constants.get("w_zero_point", constants.get("b_zero_point"))
+    if floats is None or floats.dtype != np.float32 or not floats.size:
+        return False
+    with np.errstate(all="ignore"):
+        if at == 2:
+            scale = (x_scale * w_scale).astype(np.float32).reshape(-1)
+            return np.array_equal(np.rint(floats.reshape(-1) / scale), made.reshape(-1))
+        low, high = np.minimum(floats.min(), 0), np.maximum(floats.max(), 0)
+        scale = np.float32((high - low) / np.float32(255))
+        zero = np.clip(np.rint(np.float32(-128) - low / scale), -128, 127)
+    if made.shape != floats.shape or not np.isfinite(scale) or scale <= 0:
+        return False
+    if w_scale.size != 1 or w_scale.item() != scale or w_zero.item() != zero:
+        return False
+    return np.array_equal(quantize_linear(floats, scale, np.int8(zero)), made)
 
 
 Condition = Callable[[Fusion, Network], Iterator[str]]

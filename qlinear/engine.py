@@ -5,26 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from qlinear import ort
 from qlinear.compare import Comparison, compare_arrays
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Model, Node
 from qlinear.operators import MOVERS, OPERATORS, moved
-
-# types in which quantized tensors are stored; int32 is one where integer products made it
-NARROW = ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16", "float8")
-PRODUCTS = ("ConvInteger", "MatMulInteger")
-# nodes that multiply and accumulate, in float and in integers
-FLOAT_MAC = (
-    "Conv ConvTranspose Gemm MatMul FusedConv FusedGemm FusedMatMul TransposeMatMul Einsum "
-    "Attention MultiHeadAttention LSTM GRU RNN"
-).split()
-INTEGER_MAC = (
-    "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat "
-    "DynamicQuantizeMatMul MatMulNBits QAttention DynamicQuantizeLSTM QLinearConvTranspose"
-).split()
+from qlinear.quantized import is_quantized, reads, spread
 
 RECOMPUTED, FLOAT, LEFT_OUT = "recomputed", "float", "left out"
 
@@ -33,9 +20,9 @@ RECOMPUTED, FLOAT, LEFT_OUT = "recomputed", "float", "left out"
 class Step:
     """One node, computed.
 
-    ``how`` is RECOMPUTED by the reference; FLOAT, an operator that ONNX Runtime computes in float,
-    by one node of its own on our tensors; or LEFT_OUT, a quantized operator that the reference does
-    not compute, for the ``reason`` given, and ONNX Runtime did likewise.
+    ``how`` is RECOMPUTED by the reference; FLOAT, an operator that is not quantized, which ONNX
+    Runtime computed as one node of its own on our tensors; or LEFT_OUT, a quantized operator that
+    the reference does not compute, for the ``reason`` given, and ONNX Runtime did likewise.
     """
 
     node: Node
@@ -143,13 +130,13 @@ def steps(
     """
     borrow = borrow or ort.borrower(model)
     values: dict[str, np.ndarray] = dict(feeds)
-    products = {name for node in model.nodes if node.op_type in PRODUCTS for name in node.outputs}
-    protos = {tuple(n.output): n for n in model.proto.graph.node}
-    read = {node.outputs: _read(node, protos.get(node.outputs)) for node in model.nodes}
+    products: set[str] = set()  # what comes of integer products, however far
+    read = {node.outputs: reads(node) for node in model.nodes}
     waiting = Counter(name for names in read.values() for name in names)
     for node in model.nodes:
         fed = {name: values[name] for name in read[node.outputs] if name in values}
         step = _step(model, node, fed, borrow, products)
+        products |= spread(node, step.outputs, products)
         yield step
         values.update({name: v for name, v in step.outputs.items() if waiting[name]})
         for name in read[node.outputs]:
@@ -158,9 +145,23 @@ def steps(
                 values.pop(name, None)
 
 
-def _read(node: Node, proto) -> list[str]:
-    outer = ort.captured(proto) if proto is not None else []
-    return [name for name in dict.fromkeys([*node.inputs, *outer]) if name]
+def constant_steps(model: Model) -> Iterator[Step]:
+    """The nodes of a file whose inputs are all constants, computed in order.
+
+    ONNX Runtime computes them when it loads the file, so they are not in the graph that it runs.
+    """
+    borrow = ort.borrower(model)
+    known: dict[str, np.ndarray] = {}
+    products: set[str] = set()
+    for node in model.nodes:
+        names = reads(node)
+        if not names or not all(name in known or name in model.constants for name in names):
+            continue
+        fed = {name: known[name] for name in names if name in known}
+        step = _step(model, node, fed, borrow, products)
+        products |= spread(node, step.outputs, products)
+        known |= step.outputs
+        yield step
 
 
 def _step(model: Model, node: Node, fed: dict, borrow: Callable, products: set[str]) -> Step:
@@ -200,32 +201,11 @@ def computed(model: Model, node: Node, fed: dict[str, np.ndarray]) -> dict[str, 
             found = moved(node, inputs, model.opset)
     except (TypeError, ValueError) as error:
         raise Unsupported(str(error)) from None
+    missing = [name for name in node.outputs[len(found) :] if name]
+    if missing:
+        raise Unsupported(f"its output {missing[0]} is not computed")
     pairs = zip(node.outputs, found, strict=False)  # np.asarray: 0-d results may be scalars
     return {name: np.asarray(value) for name, value in pairs if name}
-
-
-def is_quantized(
-    model: Model, node: Node, values: dict[str, np.ndarray], products: set[str] = frozenset()
-) -> bool:
-    """Whether a node works on quantized data: a tensor of 2 to 16 bits, or integer products."""
-    names = [name for name in (*node.inputs, *node.outputs) if name]
-    known = (values.get(name, model.constants.get(name)) for name in names)
-    kinds = [str(getattr(value, "dtype", "")) for value in known]
-    narrow = any(kind.startswith(NARROW) for kind in kinds)
-    products_here = any(name in products for name in names) or node.op_type in PRODUCTS
-    return narrow or products_here or any(map(_holds_quantized, node.attributes.values()))
-
-
-def _holds_quantized(attribute) -> bool:
-    """Whether a subgraph, of If, Loop or Scan, has a quantized operator."""
-    if not isinstance(attribute, onnx.GraphProto):
-        return False
-    for inner in attribute.node:
-        if inner.op_type in INTEGER_MAC or inner.op_type.startswith(("Q", "Dequantize")):
-            return True
-        if any(_holds_quantized(a.g) for a in inner.attribute if a.HasField("g")):
-            return True
-    return False
 
 
 def compare(

@@ -151,7 +151,9 @@ def write_arrays(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> int:
             if name in written or not isinstance(array, np.ndarray):
                 continue
             written[name] = None
-            if array.dtype.kind == "V" or not array.dtype.isbuiltin:
+            if array.dtype.kind == "O":
+                array = array.astype(str)
+            if array.dtype.kind == "V" or array.dtype.isbuiltin == 2:
                 array = array.view(f"u{array.itemsize}")
             # a fixed date, so that the same tensors give the same bytes
             member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from qlinear import ort
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, Node, from_proto
+from qlinear.quantized import reads
 
 BOUNDARY = ("QuantizeLinear", "DequantizeLinear")
 ABSORBED = (*BOUNDARY, "Relu", "Clip", "Identity", "Cast", "Transpose", "Reshape")
@@ -76,7 +77,7 @@ def fuse(model: Model, settings: ort.Settings | None = None) -> Network:
     if settings is None:
         opens = [each for each in candidates(model) if _opens(model, each)]
         settings = opens[0] if opens else ort.Settings()
-    graph = from_proto(ort.optimized(model, settings), model.path)
+    graph = in_order(from_proto(ort.optimized(model, settings), model.path))
     chosen = _with_exact_products(model, graph, settings)
     fusions = list(_fusions(model, graph))
     names = {f.made.outputs: _name(f) for f in fusions}
@@ -84,6 +85,26 @@ def fuse(model: Model, settings: ort.Settings | None = None) -> Network:
     made = {node.outputs: node for node in nodes}
     fusions = tuple(replace(f, made=made[f.made.outputs]) for f in fusions)
     return Network(model, replace(graph, nodes=nodes), chosen, fusions)
+
+
+def in_order(graph: Model) -> Model:
+    """The graph with every node after those that it reads from, as ONNX Runtime runs it.
+
+    A file may list its nodes in any order that ONNX Runtime takes, and so may the graph it saves.
+    """
+    writer = {name: node for node in graph.nodes for name in node.outputs if name}
+    ordered: dict[int, Node] = {}
+    for last in graph.nodes:
+        waiting = [last]
+        while waiting:  # a stack of our own: graphs are deeper than Python's
+            node = waiting[-1]
+            before = (writer[name] for name in reads(node) if name in writer)
+            missing = [n for n in before if id(n) not in ordered and n is not node]
+            if missing and len(waiting) <= len(graph.nodes):
+                waiting += missing
+            else:
+                ordered.setdefault(id(node), waiting.pop())
+    return replace(graph, nodes=tuple(ordered.values()))
 
 
 def candidates(model: Model) -> list[ort.Settings]:
@@ -125,7 +146,7 @@ def _name(fusion: Fusion) -> str:
 def _fusions(model: Model, graph: Model):
     """The nodes of the graph that are not in the file, each with the file's nodes behind it."""
     writer = {name: node for node in model.nodes for name in node.outputs if name}
-    kept = {name for node in graph.nodes for name in node.outputs}
+    kept = {*graph.constants, *(name for node in graph.nodes for name in node.outputs)}
     for made in graph.nodes:
         same = writer.get(next((o for o in made.outputs if o), ""))
         if same is None or (same.operator, same.inputs) == (made.operator, made.inputs):
@@ -139,5 +160,6 @@ def _fusions(model: Model, graph: Model):
             absorbed[id(node)] = node
             waiting += [name for name in node.inputs if name not in kept]
         order = [node for node in model.nodes if id(node) in absorbed]
-        if order:
+        # a node with other names for its constants is still itself
+        if len(order) > 1 or (order and order[0].operator != made.operator):
             yield Fusion(made, tuple(order))

@@ -48,13 +48,16 @@ def load_samples() -> tuple[np.ndarray, np.ndarray]:
         return archive["images"], archive["labels"]
 
 
-def read_feeds(model: Model, given: list[str] = (), images: int | None = None) -> list[Feed]:
+def read_feeds(
+    model: Model, given: list[str] = (), images: int | None = None, *, samples: int = 1
+) -> list[Feed]:
     """The inputs of one or more runs.
 
     Args:
         given: ``FILE`` for a model with one input, or ``NAME=FILE`` for each input; a .npz file
             may hold several by name. Inputs that are not given are made up.
-        images: how many sample images, where a model takes them and nothing is given; 1 by default.
+        images: how many sample images, where a model takes them and nothing is given.
+        samples: how many where ``images`` does not say.
 
     Raises:
         UnusableInput: a file, its shape or its values do not fit; the message names them.
@@ -63,7 +66,7 @@ def read_feeds(model: Model, given: list[str] = (), images: int | None = None) -
     arrays = {name: _read(model, name, path) for name, path in files.items()}
     names = [name for name in model.inputs if name not in arrays]
     if not arrays and len(names) == 1 and _takes_samples(*model.inputs[names[0]]):
-        return _samples(model, names[0], 1 if images is None else images)
+        return _samples(model, names[0], samples if images is None else images)
     if images is not None:
         why = "inputs are given" if arrays else "its input is no 3 x 32 x 32 image"
         raise UnusableInput(f"{model.path}: takes no sample images: {why}; leave --images out")
@@ -81,7 +84,7 @@ def _by_name(model: Model, given: list[str]) -> dict[str, Path]:
     """Which file each input comes from."""
     files: dict[str, Path] = {}
     for text in given:
-        name, equals, path = str(text).partition("=")
+        name, equals, path = _parted(model, str(text))
         if not (equals and name in model.inputs):
             if equals and not Path(text).exists():
                 raise UnusableInput(
@@ -96,6 +99,15 @@ def _by_name(model: Model, given: list[str]) -> dict[str, Path]:
                 raise UnusableInput(f"{text}: input {name} is given twice")
             files[name] = Path(path)
     return files
+
+
+def _parted(model: Model, text: str) -> tuple[str, str, str]:
+    """NAME=FILE in its parts; a name may hold "=" itself."""
+    fitting = [name for name in model.inputs if text.startswith(f"{name}=")]
+    if fitting:
+        name = max(fitting, key=len)
+        return name, "=", text[len(name) + 1 :]
+    return text.partition("=")
 
 
 def _named_by(model: Model, path: str) -> list[str]:

@@ -165,7 +165,8 @@ def load(path: str | Path) -> Model:
         reason = lines[0][:300] if lines else type(error).__name__
         raise UnusableInput(f"{path}: not a valid ONNX model ({reason})") from None
     newest = onnx.defs.onnx_opset_version()
-    if not 10 <= model.opset <= newest:
+    imported = any(o.domain in ("", "ai.onnx") for o in proto.opset_import)
+    if imported and not 10 <= model.opset <= newest:
         raise UnusableInput(f"{path}: opset is {model.opset}; 10 to {newest} are supported")
     return replace(model, source=str(path) if outside else raw)
 
@@ -217,10 +218,15 @@ def _check_names(proto: onnx.ModelProto) -> None:
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterable[TensorProto]:
-    """Every tensor that a file may keep beside itself."""
-    yield from proto.graph.initializer
-    for node in proto.graph.node:
-        yield from (a.t for a in node.attribute if a.HasField("t"))
+    """Every tensor that a file may keep beside itself, those of subgraphs included."""
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        yield from graph.initializer
+        for attribute in (a for node in graph.node for a in node.attribute):
+            if attribute.HasField("t"):
+                yield attribute.t
+            graphs += [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:

@@ -11,6 +11,7 @@ import onnx
 
 from qlinear.errors import Refused, UnusableInput
 from qlinear.onnx_model import Model, Node, from_proto
+from qlinear.quantized import reads
 
 import onnxruntime
 
@@ -232,19 +233,6 @@ def _from_ort(value, kind: str):
     return value
 
 
-def captured(node: onnx.NodeProto) -> list[str]:
-    """The tensors of the outer graph that a node's subgraphs (of If, Loop, Scan) read."""
-    names: list[str] = []
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            inner |= {name for n in graph.node for name in n.output}
-            read = [name for n in graph.node for name in (*n.input, *captured(n))]
-            read += [output.name for output in graph.output]
-            names += [name for name in read if name and name not in inner]
-    return list(dict.fromkeys(names))
-
-
 def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.ModelProto:
     """One node of a model as a model of its own.
 
@@ -252,14 +240,8 @@ def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.Mod
         values: the tensors that it is fed, by name; its other inputs are the model's constants.
     """
     proto = next(n for n in model.proto.graph.node if tuple(n.output) == node.outputs)
-    read = [name for name in dict.fromkeys([*proto.input, *captured(proto)]) if name]
-    inputs = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape
-        )
-        for name in read
-        if name in values
-    ]
+    read = reads(node)
+    inputs = [_value_info(name, values[name]) for name in read if name in values]
     stored = {t.name: t for t in model.proto.graph.initializer}
     kept = [
         stored.get(name) or onnx.numpy_helper.from_array(model.constants[name], name)
@@ -276,6 +258,15 @@ def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.Mod
     )
 
 
+def _value_info(name: str, value) -> onnx.ValueInfoProto:
+    """The declaration of an array, or of a sequence of arrays."""
+    if isinstance(value, list):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype) if value else 1
+        return onnx.helper.make_tensor_sequence_value_info(name, kind, None)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    return onnx.helper.make_tensor_value_info(name, kind, value.shape)
+
+
 def borrower(model: Model) -> Callable[[Node, dict], dict]:
     """A function that lets ONNX Runtime compute one node on given tensors, as the graph has it.
 
@@ -284,7 +275,8 @@ def borrower(model: Model) -> Callable[[Node, dict], dict]:
     opened: dict[tuple, onnxruntime.InferenceSession] = {}
 
     def borrow(node: Node, values: dict[str, object]) -> dict[str, np.ndarray]:
-        kinds = tuple((k, v.dtype, v.shape) for k, v in values.items())
+        kinds = tuple((k, getattr(v, "dtype", None), np.shape(v)) for k, v in values.items()
+                      if not isinstance(v, list))  # fmt: skip
         if (node.outputs, kinds) not in opened:
             proto = single_node(model, node, values)
             settings = Settings(level=Level.ORT_DISABLE_ALL)

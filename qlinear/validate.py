@@ -12,12 +12,13 @@ import numpy as np
 
 from qlinear import engine, oracle, ort
 from qlinear.compare import Comparison, compare_arrays
-from qlinear.conditions import broken
+from qlinear.conditions import broken, quantized_by_ort
 from qlinear.engine import Step
 from qlinear.errors import Refused, UnusableInput
 from qlinear.fuse import Network, fuse
 from qlinear.inputs import Feed
 from qlinear.onnx_model import Model, Node
+from qlinear.quantized import FLOAT_MAC, INTEGER_MAC, reads
 
 import onnxruntime
 
@@ -42,7 +43,7 @@ class Coverage:
     recomputed: int  # of these, by the reference
     mac: int  # multiply-accumulate nodes, in integers or in float
     mac_recomputed: int  # of these, by the reference
-    float: dict[str, int]  # what ONNX Runtime computes in float: how many of each operator
+    float: dict[str, int]  # not quantized, computed by ONNX Runtime: how many of each operator
     left_out: dict[str, list[str]]  # why a quantized operator was not recomputed: the nodes
 
 
@@ -98,29 +99,29 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
     """
     network = oracle.settle(model, feeds[0].values)
     file = oracle.open_file(model, network.settings)
-    between, borrow = _open_between(network), ort.borrower(network.graph)
+    plain = _open_default(model)
+    borrow = ort.borrower(network.graph)
+    folded, tensors = _folded(network)
     outputs: list[Comparison] = []
-    tensors: list[Comparison] = []
     by_default: list[Comparison] = []
+    coverages: list[Coverage] = []
     notes = broken(network)
     for feed in feeds:
-        theirs = oracle.outputs(model, file, feed.values)
-        by_default += _by_default(model, feed.values, theirs)
-        usable = between if _runs_the_same(between, feed.values, theirs) else None
-        if usable is None:
-            notes.append(
-                "asking ONNX Runtime for tensors in between changes what it computes; "
-                "only the graph's outputs were compared"
-            )
+        theirs = _twice(model, file, feed.values)
+        by_default += _by_default(model, plain, feed.values, theirs)
         walk = engine.steps(network.graph, feed.values, borrow)
         walk = progress(walk, feed.source, len(network.graph.nodes)) if progress else walk
-        seen, ours, found = _follow(network.graph, walk, feed.values, usable, theirs)
+        seen, ours, found, asked = _follow(network, walk, feed.values, theirs)
+        notes += asked
         outputs += _compared({k: ours.get(k) for k in theirs}, theirs, network.graph)
         tensors += found
-    coverage = _coverage(seen)
+        coverages.append(_coverage([*folded, *seen]))
+    coverage = _least(coverages)
     if not coverage.quantized:
         kinds = ", ".join(sorted({n.operator for n in model.nodes})) or "none"
         raise UnusableInput(f"{model.path}: no quantized operator (its operators: {kinds})")
+    if not sum(c.elements for c in (*outputs, *tensors)):
+        raise UnusableInput(f"{model.path}: its tensors have no elements, so nothing is compared")
     return Verdict(
         model=str(model.path),
         inputs=tuple(feed.source for feed in feeds),
@@ -173,65 +174,73 @@ def check_nodes(network: Network, nodes: list[Node], feed: Feed) -> Iterator[Che
         yield Checked(node, values, tuple(comparisons))
 
 
-def _open_between(network: Network) -> onnxruntime.InferenceSession | None:
-    """ONNX Runtime's graph, handing out all that quantized operators write; None if it does not."""
-    known = {*engine.OPERATORS, *engine.MOVERS}
-    nodes = [node for node in network.graph.nodes if (node.domain, node.op_type) in known]
-    try:
-        return oracle.open_graph(network, (name for n in nodes for name in n.outputs if name))
-    except UnusableInput:
-        return None
-
-
-def _runs_the_same(
-    session: onnxruntime.InferenceSession | None, feeds: dict, wanted: dict[str, np.ndarray]
-) -> bool:
-    """Whether a session of the graph computes the outputs that the file has."""
-    if session is None:
-        return False
-    try:
-        found = ort.run_session(session, list(wanted), feeds)
-    except Exception:  # onnxruntime raises types of its own
-        return False
-    again = dict(zip(wanted, found, strict=True))
-    return all(c.equal for c in _compared(again, wanted))
-
-
 def _follow(
-    graph: Model,
+    network: Network,
     walk: Iterable[Step],
     feeds: dict[str, np.ndarray],
-    between: onnxruntime.InferenceSession | None,
-    ends: Iterable[str],
-) -> tuple[list[Step], dict[str, np.ndarray], list[Comparison]]:
-    """Walk the graph to its end: the steps without their tensors, our outputs, comparisons."""
-    ours = {name: graph.constants[name] for name in ends if name in graph.constants}
+    ends: dict[str, np.ndarray],
+) -> tuple[list[Step], dict[str, np.ndarray], list[Comparison], list[str]]:
+    """Walk the graph to its end, comparing on the way what quantized operators write.
+
+    Args:
+        ends: the graph's outputs, as ONNX Runtime computes them from the file.
+
+    Returns:
+        the steps without their tensors, our outputs of the graph, comparisons, and notes.
+    """
+    constants = network.graph.constants
+    ours = {name: constants[name] for name in ends if name in constants}
     ours |= {name: feeds[name] for name in ends if name in feeds}
     seen: list[Step] = []
     found: list[Comparison] = []
+    notes: list[str] = []
     pending: dict[str, tuple[Node, np.ndarray]] = {}
+
+    def fetch() -> None:
+        try:
+            found.extend(_fetched(network, feeds, pending, ends))
+        except Refused:
+            notes.append(
+                "asking ONNX Runtime for tensors in between fails or changes what it computes; "
+                "not all of them were compared"
+            )
+        pending.clear()
+
     for step in walk:
         seen.append(replace(step, outputs={}))
         ours |= {name: value for name, value in step.outputs.items() if name in ends}
-        if between and step.quantized and step.how == engine.RECOMPUTED:
-            pending |= {k: (step.node, v) for k, v in step.outputs.items() if k not in ends}
+        if step.quantized and step.how == engine.RECOMPUTED:
+            for name, value in step.outputs.items():
+                # Python gets no tensors of 2 or 4 bits from ONNX Runtime
+                if name not in ends and not value.dtype.name.endswith(("int2", "int4")):
+                    pending[name] = (step.node, value)
         if sum(value.nbytes for _, value in pending.values()) > HELD:
-            found += _fetched(between, feeds, pending)
-            pending = {}
-    return seen, ours, found + _fetched(between, feeds, pending)
+            fetch()
+    if pending:
+        fetch()
+    return seen, ours, found, notes
 
 
 def _fetched(
-    between: onnxruntime.InferenceSession | None,
-    feeds: dict,
+    network: Network,
+    feeds: dict[str, np.ndarray],
     pending: dict[str, tuple[Node, np.ndarray]],
+    ends: dict[str, np.ndarray],
 ) -> list[Comparison]:
-    if not pending:
-        return []
-    theirs = ort.run_session(between, list(pending), feeds)
+    """Compare tensors in between with ONNX Runtime's, in a session that hands out these alone.
+
+    It would keep every tensor that it may be asked for, so a session of all would hold the graph.
+
+    Raises:
+        Refused: ONNX Runtime does not hand them out, or computes other outputs when it does.
+    """
+    session = oracle.open_graph(network, pending)
+    theirs = oracle.outputs(network.file, session, feeds, [*pending, *ends])
+    if not all(c.equal for c in _compared({k: theirs[k] for k in ends}, ends)):
+        raise Refused(f"{network.file.path}: tensors in between change what is computed")
     return [
-        compare_arrays(name, value, their, node=node.name, operator=node.operator)
-        for (name, (node, value)), their in zip(pending.items(), theirs, strict=True)
+        compare_arrays(name, value, theirs[name], node=node.name, operator=node.operator)
+        for name, (node, value) in pending.items()
     ]
 
 
@@ -251,15 +260,94 @@ def _compared(
     ]
 
 
-def _by_default(
-    model: Model, feeds: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> list[Comparison]:
-    """What a session that sets nothing computes, beside this one; nothing where it does not run."""
+def _twice(
+    model: Model, session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The graph's outputs, if ONNX Runtime computes them twice alike.
+
+    Raises:
+        UnusableInput: it does not: an operator draws random numbers, or keeps a state.
+    """
+    once, again = (oracle.outputs(model, session, feeds) for _ in range(2))
+    for comparison in _compared(again, once):
+        if not comparison.equal:
+            raise UnusableInput(
+                f"{model.path}: ONNX Runtime computes another {comparison.tensor} every time"
+            )
+    return once
+
+
+def _folded(network: Network) -> tuple[list[Step], list[Comparison]]:
+    """The quantized nodes of the file that ONNX Runtime computed when it loaded it.
+
+    They are not in the graph that it runs; their results are constants there, under the same name.
+    What it made under a name of its own (the rounding of float weights, say) is not recomputed.
+    """
+    graph, file = network.graph, network.file
+    elsewhere = {name for node in graph.nodes for name in node.outputs}
+    elsewhere |= {o for f in network.fusions for node in f.absorbed for o in node.outputs}
+    live = _live(file)
+    steps = [
+        step
+        for step in engine.constant_steps(file)
+        if step.quantized and not elsewhere & set(step.node.outputs) and step.node in live
+    ]
+    seen: list[Step] = []
+    found: list[Comparison] = []
+    held: set[str] = set()  # tensors that a compared one was made from
+    for step in reversed(steps):
+        kept = [name for name in step.outputs if name in graph.constants]
+        found += [
+            compare_arrays(k, step.outputs[k], graph.constants[k], node=step.node.name,
+                           operator=step.node.operator)
+            for k in kept
+        ]  # fmt: skip
+        if step.how == engine.RECOMPUTED and not kept and not held & set(step.outputs):
+            reason = "folded by ONNX Runtime into a constant of its own"
+            step = replace(step, how=engine.LEFT_OUT, reason=reason)
+        held |= set(reads(step.node))
+        seen.append(replace(step, outputs={}))
+    made = quantized_by_ort(network)
+    seen += [
+        Step(node, {}, engine.LEFT_OUT, f"{name} is quantized by ONNX Runtime itself")
+        for node, name in made
+    ]
+    return seen, found
+
+
+def _live(model: Model) -> list[Node]:
+    """The nodes that an output of the graph depends on."""
+    writer = {name: node for node in model.nodes for name in node.outputs if name}
+    found: dict[int, Node] = {}
+    waiting = list(model.outputs)
+    while waiting:
+        node = writer.get(waiting.pop())
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            waiting += reads(node)
+    return list(found.values())
+
+
+def _open_default(model: Model) -> onnxruntime.InferenceSession | None:
+    """A session that sets nothing; None where ONNX Runtime does not open the file so."""
     try:
-        plain = oracle.outputs(model, oracle.open_file(model, ort.DEFAULT), feeds)
+        return oracle.open_file(model, ort.DEFAULT)
+    except Refused:
+        return None
+
+
+def _by_default(
+    model: Model,
+    session: onnxruntime.InferenceSession | None,
+    feeds: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+) -> list[Comparison]:
+    """What the default session computes, beside ours; nothing where it does not run."""
+    try:
+        plain = oracle.outputs(model, session, feeds) if session else {}
     except Refused:
         return []
-    return _compared(plain, theirs)
+    return _compared(plain, {name: theirs[name] for name in plain})
 
 
 def _coverage(seen: list[Step]) -> Coverage:
@@ -267,7 +355,7 @@ def _coverage(seen: list[Step]) -> Coverage:
     for step in seen:
         if step.how == engine.LEFT_OUT:
             left_out.setdefault(step.reason, []).append(step.node.name)
-    mac = [s for s in seen if s.node.op_type in (*engine.FLOAT_MAC, *engine.INTEGER_MAC)]
+    mac = [s for s in seen if s.node.op_type in (*FLOAT_MAC, *INTEGER_MAC)]
     return Coverage(
         quantized=sum(s.quantized for s in seen),
         recomputed=sum(s.quantized and s.how == engine.RECOMPUTED for s in seen),
@@ -278,12 +366,27 @@ def _coverage(seen: list[Step]) -> Coverage:
     )
 
 
+def _least(coverages: list[Coverage]) -> Coverage:
+    """What holds in every run: the fewest that were recomputed, and all that was ever left out."""
+    left_out: dict[str, list[str]] = {}
+    for coverage in coverages:
+        for reason, nodes in coverage.left_out.items():
+            known = left_out.setdefault(reason, [])
+            known += [node for node in nodes if node not in known]
+    return replace(
+        coverages[0],
+        recomputed=min(c.recomputed for c in coverages),
+        mac_recomputed=min(c.mac_recomputed for c in coverages),
+        left_out=left_out,
+    )
+
+
 def _default(model: Model, network: Network, comparisons: list[Comparison]) -> Default | None:
     if not comparisons:
         return None
 
     def float_mac(graph: Model) -> int:
-        return sum(node.op_type in engine.FLOAT_MAC for node in graph.nodes)
+        return sum(node.op_type in FLOAT_MAC for node in graph.nodes)
 
     entries_only = replace(ort.DEFAULT, level=network.settings.level)
     other = network.graph if network.settings == entries_only else fuse(model, entries_only).graph

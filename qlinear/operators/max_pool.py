@@ -8,7 +8,7 @@ Source: ONNX operator specification, MaxPool-22.
 
 import numpy as np
 
-from qlinear.errors import Unsupported
+from qlinear.errors import Unsupported, UnusableInput
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.arithmetic import INT8_TYPES
 
@@ -35,16 +35,21 @@ def max_pool(
         X's type, (N, C, out...).
 
     Raises:
-        Unsupported: X is of another type, or the windows of SAME_UPPER do not cover the image.
-        UnusableInput: shapes and attributes do not fit together; the message names the field.
+        Unsupported: X is of another type, shapes and attributes do not fit together, or "same"
+            padding is asked for with dilations or with windows that leave out elements.
     """
     if X.dtype not in INT8_TYPES:
         raise Unsupported(f"X has type {X.dtype}: int8 or uint8 needed")
+    if auto_pad.startswith("SAME") and max(dilations or [1]) > 1:
+        raise Unsupported(f"auto_pad is {auto_pad} with dilations")
     depthwise = (X.shape[1], 1, *kernel_shape)
-    geo = qc.geometry(
-        X.shape, depthwise, auto_pad=auto_pad, dilations=dilations, group=X.shape[1], pads=pads,
-        strides=strides,
-    )  # fmt: skip
+    try:
+        geo = qc.geometry(
+            X.shape, depthwise, auto_pad=auto_pad, dilations=dilations, group=X.shape[1],
+            pads=pads, strides=strides,
+        )  # fmt: skip
+    except UnusableInput as error:  # ONNX Runtime takes shapes here that a convolution refuses
+        raise Unsupported(str(error)) from None
     if auto_pad == "SAME_UPPER" and any(map(_gap, X.shape[2:], geo.out, geo.spans, geo.strides)):
         raise Unsupported("auto_pad is SAME_UPPER with windows that leave out elements")
     beyond = (0,) * len(kernel_shape)

@@ -27,6 +27,8 @@ def moved(node, inputs: list[np.ndarray | None], opset: int) -> tuple[np.ndarray
         Unsupported: onnx.reference cannot compute it; the message has its words.
     """
     proto = onnx.helper.make_node(node.op_type, node.inputs, node.outputs, **node.attributes)
+    if node.op_type == "Squeeze" and inputs[1:] and np.size(inputs[1]) == 0:
+        raise Unsupported("Squeeze with an empty list of axes")
     given = {k: np.asarray(v) for k, v in zip(node.inputs, inputs, strict=True) if k}
     names = [name for name in node.outputs if name]
     graph = onnx.helper.make_graph(

@@ -8,7 +8,7 @@ Source: ONNX operator specification, QLinearMatMul-21; order of operations: ONNX
 
 import numpy as np
 
-from qlinear.errors import UnusableInput
+from qlinear.errors import Unsupported, UnusableInput
 from qlinear.operators.arithmetic import (
     check_8_bit,
     check_length,
@@ -56,8 +56,11 @@ def qlinear_matmul(
         ("y_scale", y_scale, (1,)),
         ("y_zero_point", y_zero_point, (1,)),
     ):
-        check_length(name, value, lengths)
+        if np.ndim(value) > 1 and np.size(value) > 1:
+            raise Unsupported(f"{name} has shape {np.shape(value)}: one axis at most is computed")
+        check_length(name, np.squeeze(value) if np.size(value) == 1 else value, lengths)
     a_zero, b_zero = (np.asarray(z).astype(np.int32) for z in (a_zero_point, b_zero_point))
+    b_zero = b_zero.reshape(()) if b_zero.size == 1 else b_zero
     acc = exact_matmul(a.astype(np.int32) - a_zero.reshape(()), b.astype(np.int32) - b_zero)
     # a vector of scales belongs to the columns, the last axis
     scale = requantization_scale(a_scale, b_scale, y_scale)
