@@ -26,6 +26,7 @@ from qlinear.operators.qlinear_concat import qlinear_concat
 from qlinear.operators.qlinear_global_average_pool import qlinear_global_average_pool
 from qlinear.operators.qlinear_matmul import qlinear_matmul
 from qlinear.operators.qlinear_mul import qlinear_mul
+from qlinear.operators.qlinear_softmax import exponentials, qlinear_softmax
 from qlinear.operators.quantize_linear import quantize_linear
 from qlinear.operators.resize import WAYS, resize
 from qlinear.ort import run_operator
@@ -491,6 +492,55 @@ def test_logistic_is_onnx_runtimes_own():
     theirs = run_operator("Sigmoid", dict(x=x))
     equal(logistic(x), theirs)
     assert (F(1) / (F(1) + np.exp(-x)) != theirs).any()
+
+
+# --- QLinearSoftmax
+
+
+def softmax_session(inputs, opset, axis):
+    proto = ort.operator_model("QLinearSoftmax", inputs, domain=CONTRIB, axis=axis, fed=5)
+    proto.graph.node[0].attribute.append(helper.make_attribute("opset", opset))
+    return ort.open_session(proto)
+
+
+@many
+@given(EIGHT_BITS, SEEDS, st.sampled_from([12, 13]), st.booleans(), st.integers(-3, 2))
+def test_qlinear_softmax(dtype, seed, opset, usual, axis):
+    rng = np.random.default_rng(seed)
+    scales = [rng.uniform(0.001, 0.5), 0.1, 0.25, 2, 1e-5]
+    inputs = dict(
+        X=integers(rng, dtype, (rng.integers(1, 4), rng.integers(1, 8), rng.integers(1, 1200))),
+        X_scale=np.array(rng.choice(scales), F), x_zero=np.asarray(integers(rng, dtype)),
+        y_scale=np.array(1 / 256 if usual else rng.uniform(0.0001, 1), F),
+        y_zero=np.array(np.iinfo(dtype).min if usual else rng.integers(0, 64), dtype),
+    )  # fmt: skip
+    (theirs,) = softmax_session(inputs, opset, axis).run(None, inputs)
+    equal(qlinear_softmax(*inputs.values(), opset=opset, axis=axis), theirs)
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 100])
+def test_qlinear_softmax_beside_ties(count):
+    """The last element's share lies within some units in the last place of a tie."""
+    rng = np.random.default_rng(count)
+    scale, zero = np.array(0.5, F), np.array(0, np.uint8)
+    inputs = dict(X=np.zeros((1, count), np.uint8), X_scale=scale, x_zero=zero, y_scale=scale)
+    session = softmax_session(inputs | {"y_zero": zero}, 13, -1)
+    wrong = dict.fromkeys(("float32", "float64"), 0)
+    for _ in range(500):
+        below = np.array([0, *rng.integers(0, 12, count - 2), rng.integers(12, 30)])
+        share = np.exp(-0.5 * below[-1]) / np.exp(-0.5 * below).sum()
+        tie = rng.integers(3, 200) + 0.5
+        inputs["X"] = (255 - below).astype(np.uint8)[None]
+        inputs["y_scale"] = np.array(share / tie * (1 + 2e-7 * rng.normal()), F)
+        given = inputs | {"y_zero": zero}
+        (theirs,) = session.run(None, given)
+        equal(qlinear_softmax(*given.values(), opset=13), theirs)
+        terms = exponentials(0.5, count)[255 - below]
+        factor, total = np.floor(F(1) / inputs["y_scale"]), np.add.accumulate(terms)[-1]
+        wrong["float32"] += int(np.rint(terms[-1] * factor / total) != theirs[0, -1])
+        exact = np.exp(-0.5 * below) / np.exp(-0.5 * below).sum() * float(factor)
+        wrong["float64"] += int(np.rint(exact[-1]) != theirs[0, -1])
+    assert min(wrong.values()) > 0, wrong
 
 
 # --- QLinearAveragePool, Resize

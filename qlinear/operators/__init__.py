@@ -22,6 +22,7 @@ from qlinear.operators import (
     qlinear_conv_fast,
     qlinear_matmul,
     qlinear_mul,
+    qlinear_softmax,
     quantize_linear,
     resize,
 )
@@ -52,6 +53,7 @@ OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
     ("com.microsoft", "QLinearLeakyRelu"): qlinear_activations.qlinear_leaky_relu,
     ("com.microsoft", "QLinearMul"): qlinear_mul.qlinear_mul,
     ("com.microsoft", "QLinearSigmoid"): qlinear_activations.qlinear_sigmoid,
+    ("com.microsoft", "QLinearSoftmax"): qlinear_softmax.qlinear_softmax,
 }
 
 __all__ = ["MOVERS", "OPERATORS", "moved"]
