@@ -425,6 +425,25 @@ def test_matmul_integer_to_float(a_type, b_type, seed, m, k, n, columns, bias, b
     equal(matmul_integer_to_float(*inputs.values()), theirs)
 
 
+def test_parameters_of_columns_may_keep_the_axes_of_the_matrix():
+    rng = np.random.default_rng(0)
+    A, zero = integers(rng, np.uint8, (2, 3, 4)), integers(rng, np.uint8)
+    for of_b, shape in (((4, 5), (1, 5)), ((2, 4, 5), (2, 1, 5))):
+        b = dict(B=integers(rng, np.int8, of_b), b_scale=rng.uniform(0.1, 0.2, shape).astype(F))
+        b_zero = integers(rng, np.int8, shape)
+        tail = dict(b_zero=b_zero, bias=rng.normal(0, 10, (1, 5)).astype(F))
+        inputs = dict(A=A.astype(F), **b, **tail)
+        theirs = run_operator("DynamicQuantizeMatMul", inputs, domain=CONTRIB)
+        equal(dynamic_quantize_matmul(*inputs.values()), theirs)
+        inputs = dict(A=A, B=b["B"], a_scale=F(0.1), b_scale=b["b_scale"], a_zero=zero, **tail)
+        theirs = run_operator("MatMulIntegerToFloat", inputs, domain=CONTRIB)
+        equal(matmul_integer_to_float(*inputs.values()), theirs)
+        inputs = dict(
+            a=A, a_scale=F(0.1), a_zero=zero, **b, b_zero=b_zero, y_scale=F(3), y_zero=zero
+        )
+        equal(qlinear_matmul(*inputs.values()), run_operator("QLinearMatMul", inputs))
+
+
 # --- QLinearMul, QLinearConcat, QLinearSigmoid, QLinearLeakyRelu
 
 

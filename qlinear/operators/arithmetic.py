@@ -138,3 +138,9 @@ def check_length(name: str, value: np.ndarray, lengths: tuple[int, ...]) -> None
     if shape and (len(shape) > 1 or shape[0] not in lengths):
         allowed = " or ".join(map(str, sorted(set(lengths))))
         raise UnusableInput(f"{name} has shape {shape}: a scalar or {allowed} elements needed")
+
+
+def check_columns(name: str, value: np.ndarray, b: np.ndarray) -> None:
+    """Refuse a parameter that is not a scalar, (N,), or (..., 1, N) for ``b`` of (..., K, N)."""
+    if np.shape(value) != (*b.shape[:-2], 1, b.shape[-1]):
+        check_length(name, value, (1, b.shape[-1]))

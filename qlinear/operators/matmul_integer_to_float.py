@@ -13,7 +13,7 @@ tests/test_operators.py.
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import check_length, check_scale
+from qlinear.operators.arithmetic import check_columns, check_length, check_scale
 from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 
@@ -31,9 +31,9 @@ def matmul_integer_to_float(
 
     Args:
         A: int8 or uint8 (..., M, K); B: int8 or uint8 (..., K, N).
-        a_scale, a_zero_point: scalars; b_scale, b_zero_point: scalars or (N,), one per column.
-            A zero point that is None stands for 0.
-        bias: float32 (N,), or None.
+        a_scale, a_zero_point: scalars; b_scale, b_zero_point: scalars, or one per column, (N,)
+            or (..., 1, N). A zero point that is None stands for 0.
+        bias: float32, N elements in any shape, or None.
 
     Raises:
         UnusableInput: an input is illegal; the message names it.
@@ -41,14 +41,14 @@ def matmul_integer_to_float(
     check_scale("a_scale", a_scale)
     check_scale("b_scale", b_scale)
     check_length("a_scale", a_scale, (1,))
-    check_length("b_scale", b_scale, (1, B.shape[-1]))
+    check_columns("b_scale", b_scale, B)
     y = matmul_integer(A, B, a_zero_point, b_zero_point).astype(np.float32)
     y *= np.asarray(a_scale).reshape(()) * np.asarray(b_scale)
     if bias is None:
         return y
-    if np.shape(bias) != (B.shape[-1],):
+    if np.size(bias) != B.shape[-1]:
         raise UnusableInput(f"bias has shape {np.shape(bias)}: {B.shape[-1]} elements needed")
-    return y + bias
+    return y + np.ravel(bias)
 
 
 def dynamic_quantize_matmul(
