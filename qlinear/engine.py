@@ -74,7 +74,8 @@ def compute(
     try:
         if (node.domain, node.op_type) in MOVERS and (node.domain, node.op_type) not in operators:
             return moved(node, inputs, model.opset)[0]
-        return operator(node, operators)(*inputs, **node.attributes)
+        found = operator(node, operators)(*inputs, **node.attributes)
+        return found[0] if isinstance(found, tuple) else found
     except UnusableInput as error:
         raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
     except (TypeError, ValueError) as error:

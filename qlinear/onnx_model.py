@@ -51,8 +51,9 @@ class Model:
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operators."""
-        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        """The version of ONNX's own operators; the newest in a file that has none of them."""
+        found = (o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+        return next(found, onnx.defs.onnx_opset_version())
 
     def of_type(self, op_type: str) -> list[Node]:
         return [node for node in self.nodes if node.op_type == op_type]

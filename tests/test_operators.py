@@ -5,16 +5,31 @@ import pytest
 from conftest import ORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
-from qlinear.errors import UnusableInput
+from qlinear import ort
+from qlinear.errors import Unsupported, UnusableInput
+from qlinear.operators.add import add
+from qlinear.operators.cast import FROM, TO, cast
 from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
+from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
+from qlinear.operators.matmul_integer_to_float import (
+    dynamic_quantize_matmul,
+    matmul_integer_to_float,
+)
 from qlinear.operators.qgemm import qgemm
+from qlinear.operators.qlinear_activations import logistic, qlinear_leaky_relu, qlinear_sigmoid
 from qlinear.operators.qlinear_add import factors, fma, qlinear_add
+from qlinear.operators.qlinear_average_pool import qlinear_average_pool
+from qlinear.operators.qlinear_concat import qlinear_concat
 from qlinear.operators.qlinear_global_average_pool import qlinear_global_average_pool
 from qlinear.operators.qlinear_matmul import qlinear_matmul
+from qlinear.operators.qlinear_mul import qlinear_mul
+from qlinear.operators.qlinear_softmax import exponentials, qlinear_softmax
 from qlinear.operators.quantize_linear import quantize_linear
+from qlinear.operators.resize import WAYS, resize
 from qlinear.ort import run_operator
 
 F = np.float32
@@ -104,6 +119,16 @@ def test_dequantize_linear(dtype, seed, scale, per_axis):
     x_scale = F([scale, scale * 0.7, scale * 1.9]) if per_axis else F(scale)
     zero = integers(rng, dtype, np.shape(x_scale)) if dtype is not np.int32 else None
     inputs = dict(x=integers(rng, dtype, (4, 3, 40)), x_scale=x_scale, x_zero_point=zero)
+    equal(dequantize_linear(*inputs.values()), run_operator("DequantizeLinear", inputs))
+
+
+def test_negative_scales_are_a_sign():
+    rng = np.random.default_rng(0)
+    scale = F([0.5, -0.9, -1.8])
+    inputs = dict(x=rng.normal(0, 50, (4, 3, 9)).astype(F), scale=scale, zero=np.int8([1, -2, 3]))
+    q = run_operator("QuantizeLinear", inputs)
+    equal(quantize_linear(*inputs.values()), q)
+    inputs["x"] = q
     equal(dequantize_linear(*inputs.values()), run_operator("DequantizeLinear", inputs))
 
 
@@ -309,6 +334,273 @@ def test_matmul_integer(dtype, seed, m, k, n, columns):
         b_zero_point=integers(rng, np.int8, (n,) if columns else ()),
     )  # fmt: skip
     equal(matmul_integer(*inputs.values()), run_operator("MatMulInteger", inputs))
+
+
+# --- DynamicQuantizeLinear, Cast, Add, and what ONNX Runtime makes of a dynamic layer
+
+
+def dynamic_session():
+    """A session of one DynamicQuantizeLinear."""
+    outputs = ("y", TensorProto.UINT8), ("scale", TensorProto.FLOAT), ("zero", TensorProto.UINT8)
+    graph = helper.make_graph(
+        [helper.make_node("DynamicQuantizeLinear", ["x"], [name for name, _ in outputs])],
+        "dynamic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(*output, None) for output in outputs],
+    )
+    imports = [helper.make_opsetid("", 21)]
+    return ort.open_session(helper.make_model(graph, opset_imports=imports, ir_version=10))
+
+
+@pytest.mark.parametrize("kind", ["any", "positive", "negative", "zero", "whole steps", "ties"])
+def test_dynamic_quantize_linear(kind):
+    rng, session = np.random.default_rng(len(kind)), dynamic_session()
+    for _ in range(300):
+        x = rng.normal(rng.normal(), 1, rng.integers(1, 300)) * rng.choice([1e-30, 1e-3, 1, 1e30])
+        if kind == "positive":
+            x = np.abs(x)
+        elif kind == "negative":
+            x = -np.abs(x)
+        elif kind == "zero":
+            x = np.zeros(5)
+        elif kind == "whole steps":  # of half a step: every second value is a tie
+            x = np.append(rng.integers(0, 511, 200), [0, 510]) / 2 * 2.0 ** rng.integers(-9, 9)
+        elif kind == "ties":  # the zero point lies between two codes
+            least = rng.integers(0, 255) + 0.5
+            x = np.append(rng.uniform(-least, 255 - least, 50), [-least, 255 - least])
+        x = x.astype(F)
+        for ours, theirs in zip(
+            dynamic_quantize_linear(x), session.run(None, {"x": x}), strict=True
+        ):
+            equal(ours, np.asarray(theirs))
+
+
+def test_dynamic_quantize_linear_leaves_out_what_has_no_range():
+    for x in (F([]), F([np.nan]), F([np.inf]), F([-3e38, 3e38]), F([1e-44])):
+        with pytest.raises(Unsupported):
+            dynamic_quantize_linear(x)
+
+
+@pytest.mark.parametrize("name", FROM)
+def test_cast(name):
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(name)
+    x = rng.integers(0, 2, 2000).astype(bool) if name == "bool" else integers(rng, dtype, 2000)
+    for to in TO:
+        to = helper.np_dtype_to_tensor_dtype(np.dtype(to))
+        equal(cast(x, to=to), run_operator("Cast", dict(x=x), to=to))
+    with pytest.raises(Unsupported, match="from float32"):
+        cast(F([1]), to=helper.np_dtype_to_tensor_dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+def test_add_of_integers_wraps(dtype):
+    rng = np.random.default_rng(0)
+    A, B = integers(rng, dtype, (2, 30, 40)), integers(rng, dtype, (30, 1))
+    equal(add(A, B), run_operator("Add", dict(A=A, B=B)))
+    with pytest.raises(Unsupported):
+        add(F([1]), F([2]))
+
+
+@many
+@given(EIGHT_BITS, EIGHT_BITS, SEEDS, *[st.integers(1, 40)] * 3, *[st.booleans()] * 4)
+def test_matmul_integer_to_float(a_type, b_type, seed, m, k, n, columns, bias, batch, zeros):
+    rng = np.random.default_rng(seed)
+    shape, of_b = (2, m, k) if batch else (m, k), (n,) if columns else ()
+    weights = dict(
+        B=integers(rng, b_type, (k, n)), b_scale=rng.uniform(0.001, 1, of_b).astype(F),
+        b_zero_point=integers(rng, b_type, of_b) if zeros else None,
+        bias=rng.normal(0, 10, n).astype(F) if bias else None,
+    )  # fmt: skip
+    inputs = dict(A=rng.normal(0, 1, shape).astype(F), **weights)
+    theirs = run_operator("DynamicQuantizeMatMul", inputs, domain=CONTRIB)
+    equal(dynamic_quantize_matmul(*inputs.values()), theirs)
+    if a_type == np.int8:  # ONNX Runtime has no kernel of int8 by uint8
+        weights["B"] = integers(rng, np.int8, (k, n))
+        weights["b_zero_point"] = integers(rng, np.int8, of_b) if zeros else None
+    inputs = dict(
+        A=integers(rng, a_type, shape), B=weights["B"], a_scale=F(rng.uniform(0.001, 1)),
+        b_scale=weights["b_scale"], a_zero_point=integers(rng, a_type),
+        b_zero_point=weights["b_zero_point"], bias=weights["bias"],
+    )  # fmt: skip
+    theirs = run_operator("MatMulIntegerToFloat", inputs, domain=CONTRIB)
+    equal(matmul_integer_to_float(*inputs.values()), theirs)
+
+
+def test_parameters_of_columns_may_keep_the_axes_of_the_matrix():
+    rng = np.random.default_rng(0)
+    A, zero = integers(rng, np.uint8, (2, 3, 4)), integers(rng, np.uint8)
+    for of_b, shape in (((4, 5), (1, 5)), ((2, 4, 5), (2, 1, 5))):
+        b = dict(B=integers(rng, np.int8, of_b), b_scale=rng.uniform(0.1, 0.2, shape).astype(F))
+        b_zero = integers(rng, np.int8, shape)
+        tail = dict(b_zero=b_zero, bias=rng.normal(0, 10, (1, 5)).astype(F))
+        inputs = dict(A=A.astype(F), **b, **tail)
+        theirs = run_operator("DynamicQuantizeMatMul", inputs, domain=CONTRIB)
+        equal(dynamic_quantize_matmul(*inputs.values()), theirs)
+        inputs = dict(A=A, B=b["B"], a_scale=F(0.1), b_scale=b["b_scale"], a_zero=zero, **tail)
+        theirs = run_operator("MatMulIntegerToFloat", inputs, domain=CONTRIB)
+        equal(matmul_integer_to_float(*inputs.values()), theirs)
+        inputs = dict(
+            a=A, a_scale=F(0.1), a_zero=zero, **b, b_zero=b_zero, y_scale=F(3), y_zero=zero
+        )
+        equal(qlinear_matmul(*inputs.values()), run_operator("QLinearMatMul", inputs))
+
+
+# --- QLinearMul, QLinearConcat, QLinearSigmoid, QLinearLeakyRelu
+
+
+def drawn_scales(rng, kind, count):
+    if kind == "random":
+        return rng.uniform(0.001, 1, count).astype(F)
+    if kind == "powers of two":
+        return F(2) ** rng.integers(-8, 3, count).astype(F)
+    if kind == "huge":  # products past the range of int32
+        return rng.uniform(1, 100, count).astype(F) * F([1e4] * (count - 1) + [1e-6])
+    return F(rng.uniform(0.01, 1)) * F([*rng.integers(1, 8, count - 1) / 4, 1])
+
+
+KINDS = ["random", "powers of two", "simple ratios", "huge"]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_qlinear_mul_on_all_pairs(dtype, kind):
+    rng = np.random.default_rng([np.iinfo(dtype).max, len(kind)])
+    every = np.arange(np.iinfo(dtype).min, np.iinfo(dtype).max + 1).astype(dtype)
+    pairs = dict(A=np.repeat(every, 256), B=np.tile(every, 256))
+    names = "A A_scale A_zero B B_scale B_zero C_scale C_zero".split()
+    for _ in range(20):
+        given = dict(zip(names[1::3], drawn_scales(rng, kind, 3), strict=False)) | pairs
+        given["C_scale"] = drawn_scales(rng, kind, 3)[2]
+        given |= {name: integers(rng, dtype) for name in names if name.endswith("zero")}
+        inputs = {name: given[name] for name in names}
+        equal(qlinear_mul(*inputs.values()), run_operator("QLinearMul", inputs, domain=CONTRIB))
+
+
+def test_qlinear_mul_broadcasts():
+    rng = np.random.default_rng(0)
+    for a_shape, b_shape in (((2, 3, 4), (3, 1)), ((5,), ()), ((), (5,)), ((4, 1), (1, 6))):
+        A, B = integers(rng, np.int8, a_shape), integers(rng, np.int8, b_shape)
+        values = dict(A=A, As=F(0.3), Az=np.int8(3), B=B, Bs=F(0.2), Bz=np.int8(-7), Cs=F(0.35))
+        values["Cz"] = np.int8(11)
+        equal(qlinear_mul(*values.values()), run_operator("QLinearMul", values, domain=CONTRIB))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_functions_of_one_tensor_on_all_codes(dtype, kind):
+    rng = np.random.default_rng([np.iinfo(dtype).max, len(kind)])
+    every = np.arange(np.iinfo(dtype).min, np.iinfo(dtype).max + 1).astype(dtype)
+    for turn in range(100):
+        x_scale, y_scale = drawn_scales(rng, kind, 2)
+        if turn % 2:  # outputs of 0 to 1 fill the codes
+            y_scale = F(rng.uniform(0.5, 2) / 255)
+        values = (every, x_scale, integers(rng, dtype), y_scale, integers(rng, dtype))
+        inputs = dict(zip(("X", "X_scale", "X_zero", "Y_scale", "Y_zero"), values, strict=True))
+        equal(qlinear_sigmoid(*values), run_operator("QLinearSigmoid", inputs, domain=CONTRIB))
+        alpha = float(F(rng.uniform(0, 1)))
+        theirs = run_operator("QLinearLeakyRelu", inputs, domain=CONTRIB, alpha=alpha)
+        equal(qlinear_leaky_relu(*values, alpha=alpha), theirs)
+        # one tensor of another scale than the output's, and one of the same
+        joined = (*values[3:], *values[:3], every[:100], *values[3:])
+        inputs = {f"input{i}": value for i, value in enumerate(joined)}
+        theirs = run_operator("QLinearConcat", inputs, fed=8, domain=CONTRIB, axis=0)
+        equal(qlinear_concat(*joined, axis=0), theirs)
+
+
+def test_logistic_is_onnx_runtimes_own():
+    x = np.linspace(-20, 20, 100_001).astype(F)
+    theirs = run_operator("Sigmoid", dict(x=x))
+    equal(logistic(x), theirs)
+    assert (F(1) / (F(1) + np.exp(-x)) != theirs).any()
+
+
+# --- QLinearSoftmax
+
+
+def softmax_session(inputs, opset, axis):
+    proto = ort.operator_model("QLinearSoftmax", inputs, domain=CONTRIB, axis=axis, fed=5)
+    proto.graph.node[0].attribute.append(helper.make_attribute("opset", opset))
+    return ort.open_session(proto)
+
+
+@many
+@given(EIGHT_BITS, SEEDS, st.sampled_from([12, 13]), st.booleans(), st.integers(-3, 2))
+def test_qlinear_softmax(dtype, seed, opset, usual, axis):
+    rng = np.random.default_rng(seed)
+    scales = [rng.uniform(0.001, 0.5), 0.1, 0.25, 2, 1e-5]
+    inputs = dict(
+        X=integers(rng, dtype, (rng.integers(1, 4), rng.integers(1, 8), rng.integers(1, 1200))),
+        X_scale=np.array(rng.choice(scales), F), x_zero=np.asarray(integers(rng, dtype)),
+        y_scale=np.array(1 / 256 if usual else rng.uniform(0.0001, 1), F),
+        y_zero=np.array(np.iinfo(dtype).min if usual else rng.integers(0, 64), dtype),
+    )  # fmt: skip
+    (theirs,) = softmax_session(inputs, opset, axis).run(None, inputs)
+    equal(qlinear_softmax(*inputs.values(), opset=opset, axis=axis), theirs)
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 100])
+def test_qlinear_softmax_beside_ties(count):
+    """The last element's share lies within some units in the last place of a tie."""
+    rng = np.random.default_rng(count)
+    scale, zero = np.array(0.5, F), np.array(0, np.uint8)
+    inputs = dict(X=np.zeros((1, count), np.uint8), X_scale=scale, x_zero=zero, y_scale=scale)
+    session = softmax_session(inputs | {"y_zero": zero}, 13, -1)
+    wrong = dict.fromkeys(("float32", "float64"), 0)
+    for _ in range(500):
+        below = np.array([0, *rng.integers(0, 12, count - 2), rng.integers(12, 30)])
+        share = np.exp(-0.5 * below[-1]) / np.exp(-0.5 * below).sum()
+        tie = rng.integers(3, 200) + 0.5
+        inputs["X"] = (255 - below).astype(np.uint8)[None]
+        inputs["y_scale"] = np.array(share / tie * (1 + 2e-7 * rng.normal()), F)
+        given = inputs | {"y_zero": zero}
+        (theirs,) = session.run(None, given)
+        equal(qlinear_softmax(*given.values(), opset=13), theirs)
+        terms = exponentials(0.5, count)[255 - below]
+        factor, total = np.floor(F(1) / inputs["y_scale"]), np.add.accumulate(terms)[-1]
+        wrong["float32"] += int(np.rint(terms[-1] * factor / total) != theirs[0, -1])
+        exact = np.exp(-0.5 * below) / np.exp(-0.5 * below).sum() * float(factor)
+        wrong["float64"] += int(np.rint(exact[-1]) != theirs[0, -1])
+    assert min(wrong.values()) > 0, wrong
+
+
+# --- QLinearAveragePool, Resize
+
+
+@many
+@given(EIGHT_BITS, SEEDS, st.integers(1, 3), *[st.booleans()] * 4)
+def test_average_pool(dtype, seed, axes, ties, channels_last, include, ceil):
+    rng = np.random.default_rng(seed)
+    size = [int(n) for n in rng.integers(3, 9, axes)]
+    kernel = [int(n) for n in rng.integers(1, 4, axes)]
+    options = dict(kernel_shape=kernel, strides=[int(n) for n in rng.integers(1, 4, axes)])
+    options |= dict(count_include_pad=int(include), ceil_mode=int(ceil))
+    options |= dict(pads=[int(rng.integers(0, n)) for n in kernel * 2])
+    options |= dict(channels_last=int(channels_last))
+    x_scale = F(rng.integers(1, 9) / 8 if ties else rng.uniform(0.01, 1))
+    y_scale = F(
+        x_scale * rng.integers(1, 5) / rng.integers(1, 10) if ties else rng.uniform(0.01, 1)
+    )
+    inputs = dict(
+        X=integers(rng, dtype, (2, *size, 5) if channels_last else (2, 5, *size)), x_scale=x_scale,
+        x_zero=integers(rng, dtype), y_scale=y_scale, y_zero=integers(rng, dtype),
+    )  # fmt: skip
+    theirs = run_operator("QLinearAveragePool", inputs, domain=CONTRIB, **options)
+    equal(qlinear_average_pool(*inputs.values(), **options), theirs)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_resize_by_whole_factors(way, dtype):
+    rng = np.random.default_rng(0)
+    how = dict(mode="nearest", coordinate_transformation_mode=way[0], nearest_mode=way[1])
+    for factor in range(1, 9):
+        for size in (1, 2, 3, 17, 100, 1000):
+            scales = F([1, 1, factor, factor % 3 + 1])
+            inputs = dict(X=integers(rng, dtype, (1, 2, size, 3)), roi=None, scales=scales)
+            equal(resize(*inputs.values(), **how), run_operator("Resize", inputs, **how))
+    with pytest.raises(Unsupported, match="whole numbers"):
+        resize(np.zeros((1, 4), dtype), None, F([1, 1.5]), **how)
 
 
 # --- refusals

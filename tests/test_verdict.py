@@ -508,3 +508,33 @@ def test_exact_products_are_asked_for_where_they_are_needed():
     assert ort.EXACT in network.settings.entries
     network = fuse(load(BOOK))
     assert ort.EXACT not in network.settings.entries
+
+
+# --- files of public repositories that were refused although ONNX Runtime runs them
+
+
+def test_scales_of_either_sign_pass():
+    rng = np.random.default_rng(0)
+    parameters = {"s": np.float32([0.5, -0.9, -1.8]), "z": np.int8([1, -2, 3])}
+    pair = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    x = rng.normal(0, 50, (4, 3, 9)).astype(np.float32)
+    inputs, outputs = {"x": (TensorProto.FLOAT, x.shape)}, {"y": (TensorProto.FLOAT, None)}
+    found = verdict_of(made(pair, inputs, outputs, parameters), x=x)
+    assert found.status == "PASS" and found.coverage.recomputed == 2
+
+
+def test_a_file_without_onnxs_own_operators_names_no_opset(tmp_path):
+    add = ["a", "s", "z", "b", "s", "z", "s", "z"]
+    nodes = [helper.make_node("QLinearAdd", add, ["y"], domain="com.microsoft")]
+    model = made(
+        nodes,
+        dict.fromkeys("ab", (TensorProto.INT8, [2, 300])),
+        {"y": (TensorProto.INT8, None)},
+        {"s": np.float32(0.1), "z": np.int8(3)},
+    )
+    del model.proto.opset_import[0]
+    onnx.save(model.proto, tmp_path / "add.onnx")
+    assert verdict_of(load(tmp_path / "add.onnx")).status == "PASS"

@@ -122,13 +122,14 @@ def check_8_bit(name: str, q: np.ndarray, scale: np.ndarray | None, zero: np.nda
         check_scale(f"{name}_scale", scale)
 
 
-def check_scale(name: str, scale: np.ndarray) -> None:
-    """Refuse a scale that is not float32, finite and positive."""
+def check_scale(name: str, scale: np.ndarray, *, signed: bool = False) -> None:
+    """Refuse a scale that is not float32, finite and positive, or ``signed`` and not 0."""
     scale = np.asarray(scale)
     if scale.dtype != np.float32:
         raise Unsupported(f"{name} has type {scale.dtype}: float32 needed")
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise UnusableInput(f"{name} is {scale.ravel()[:4]}: finite and positive needed")
+    if not (np.isfinite(scale).all() and ((scale > 0) | (signed & (scale < 0))).all()):
+        needed = "other than 0" if signed else "positive"
+        raise UnusableInput(f"{name} is {scale.ravel()[:4]}: finite and {needed} needed")
 
 
 def check_length(name: str, value: np.ndarray, lengths: tuple[int, ...]) -> None:
@@ -137,3 +138,9 @@ def check_length(name: str, value: np.ndarray, lengths: tuple[int, ...]) -> None
     if shape and (len(shape) > 1 or shape[0] not in lengths):
         allowed = " or ".join(map(str, sorted(set(lengths))))
         raise UnusableInput(f"{name} has shape {shape}: a scalar or {allowed} elements needed")
+
+
+def check_columns(name: str, value: np.ndarray, b: np.ndarray) -> None:
+    """Refuse a parameter that is not a scalar, (N,), or (..., 1, N) for ``b`` of (..., K, N)."""
+    if np.shape(value) != (*b.shape[:-2], 1, b.shape[-1]):
+        check_length(name, value, (1, b.shape[-1]))

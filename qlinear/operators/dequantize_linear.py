@@ -28,7 +28,8 @@ def dequantize_linear(
 
     Args:
         x: int2 to uint16, or int32.
-        x_scale: float32; scalar, (x.shape[axis],), or one value for each block along ``axis``.
+        x_scale: float32, not 0; scalar, (x.shape[axis],), or one value for each block along
+            ``axis``.
         x_zero_point: type of ``x``, shape of ``x_scale``; None stands for 0.
         axis, block_size, output_dtype: as in ONNX.
 
@@ -43,7 +44,7 @@ def dequantize_linear(
         raise Unsupported(f"x has type {x.dtype}: an integer of 2 to 16 bits, or int32, needed")
     if output_dtype not in (0, 1):
         raise Unsupported(f"output_dtype is {output_dtype}: only float32 (1) is supported")
-    check_scale("x_scale", x_scale)
+    check_scale("x_scale", x_scale, signed=True)
     difference = x.astype(np.int32)
     if x_zero_point is not None:
         if np.asarray(x_zero_point).dtype != x.dtype:

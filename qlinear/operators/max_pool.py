@@ -35,32 +35,52 @@ def max_pool(
         X's type, (N, C, out...).
 
     Raises:
-        Unsupported: X is of another type, shapes and attributes do not fit together, or "same"
-            padding is asked for with dilations or with windows that leave out elements.
+        Unsupported: X is of another type, or :func:`pool_geometry` refuses the windows.
     """
     if X.dtype not in INT8_TYPES:
         raise Unsupported(f"X has type {X.dtype}: int8 or uint8 needed")
-    if auto_pad.startswith("SAME") and max(dilations or [1]) > 1:
-        raise Unsupported(f"auto_pad is {auto_pad} with dilations")
-    depthwise = (X.shape[1], 1, *kernel_shape)
-    try:
-        geo = qc.geometry(
-            X.shape, depthwise, auto_pad=auto_pad, dilations=dilations, group=X.shape[1],
-            pads=pads, strides=strides,
-        )  # fmt: skip
-    except UnusableInput as error:  # ONNX Runtime takes shapes here that a convolution refuses
-        raise Unsupported(str(error)) from None
-    if auto_pad == "SAME_UPPER" and any(map(_gap, X.shape[2:], geo.out, geo.spans, geo.strides)):
-        raise Unsupported("auto_pad is SAME_UPPER with windows that leave out elements")
-    beyond = (0,) * len(kernel_shape)
-    if ceil_mode:
-        beyond = tuple(map(_beyond, X.shape[2:], geo.begin, geo.end, geo.spans, geo.strides))
-        out = tuple(o + (extra > 0) for o, extra in zip(geo.out, beyond, strict=True))
-        end = tuple(e + extra for e, extra in zip(geo.end, beyond, strict=True))
-        geo = qc.Geometry(geo.kernel, geo.strides, geo.dilations, geo.begin, end, out, geo.group)
+    geo = pool_geometry(
+        X.shape, kernel_shape=kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode,
+        dilations=dilations, pads=pads, strides=strides,
+    )  # fmt: skip
     padded = qc.pad(X, np.iinfo(X.dtype).min, geo)
     taps = tuple(range(-len(kernel_shape), 0))
     return qc.windows(padded, geo).max(axis=taps)
+
+
+def pool_geometry(
+    x_shape: tuple[int, ...],
+    *,
+    kernel_shape: list[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: list[int] | None = None,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> qc.Geometry:
+    """Resolve the attributes of a pooling for one input shape (N, C, spatial...).
+
+    Raises:
+        Unsupported: shapes and attributes do not fit together, or "same" padding is asked for with
+            dilations or with windows that leave out elements.
+    """
+    if auto_pad.startswith("SAME") and max(dilations or [1]) > 1:
+        raise Unsupported(f"auto_pad is {auto_pad} with dilations")
+    try:
+        geo = qc.geometry(
+            x_shape, (x_shape[1], 1, *kernel_shape), auto_pad=auto_pad, dilations=dilations,
+            group=x_shape[1], pads=pads, strides=strides,
+        )  # fmt: skip
+    except UnusableInput as error:  # ONNX Runtime takes shapes here that a convolution refuses
+        raise Unsupported(str(error)) from None
+    if auto_pad == "SAME_UPPER" and any(map(_gap, x_shape[2:], geo.out, geo.spans, geo.strides)):
+        raise Unsupported("auto_pad is SAME_UPPER with windows that leave out elements")
+    if not ceil_mode:
+        return geo
+    beyond = tuple(map(_beyond, x_shape[2:], geo.begin, geo.end, geo.spans, geo.strides))
+    out = tuple(o + (extra > 0) for o, extra in zip(geo.out, beyond, strict=True))
+    end = tuple(e + extra for e, extra in zip(geo.end, beyond, strict=True))
+    return qc.Geometry(geo.kernel, geo.strides, geo.dilations, geo.begin, end, out, geo.group)
 
 
 def _gap(size: int, out: int, span: int, stride: int) -> bool:

@@ -8,9 +8,10 @@ Source: ONNX operator specification, QLinearMatMul-21; order of operations: ONNX
 
 import numpy as np
 
-from qlinear.errors import Unsupported, UnusableInput
+from qlinear.errors import UnusableInput
 from qlinear.operators.arithmetic import (
     check_8_bit,
+    check_columns,
     check_length,
     exact_matmul,
     requantization_scale,
@@ -33,7 +34,8 @@ def qlinear_matmul(
 
     Args:
         a: int8 or uint8 (..., M, K); a_scale, a_zero_point: scalars.
-        b: int8 or uint8 (..., K, N); b_scale, b_zero_point: scalars, or (N,), one per column.
+        b: int8 or uint8 (..., K, N); b_scale, b_zero_point: scalars, or one per column,
+            (N,) or (..., 1, N).
         y_scale, y_zero_point: scalars.
 
     Returns:
@@ -47,20 +49,16 @@ def qlinear_matmul(
     check_8_bit("y", None, y_scale, y_zero_point)
     if a.ndim < 1 or b.ndim < 1 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise UnusableInput(f"a has shape {a.shape} and b {b.shape}: the inner axes differ")
-    columns = (1, b.shape[-1])
-    for name, value, lengths in (
-        ("a_scale", a_scale, (1,)),
-        ("a_zero_point", a_zero_point, (1,)),
-        ("b_scale", b_scale, columns),
-        ("b_zero_point", b_zero_point, columns),
-        ("y_scale", y_scale, (1,)),
-        ("y_zero_point", y_zero_point, (1,)),
+    for name, value in (
+        ("a_scale", a_scale),
+        ("a_zero_point", a_zero_point),
+        ("y_scale", y_scale),
+        ("y_zero_point", y_zero_point),
     ):
-        if np.ndim(value) > 1 and np.size(value) > 1:
-            raise Unsupported(f"{name} has shape {np.shape(value)}: one axis at most is computed")
-        check_length(name, np.squeeze(value) if np.size(value) == 1 else value, lengths)
+        check_length(name, value, (1,))
+    check_columns("b_scale", b_scale, b)
+    check_columns("b_zero_point", b_zero_point, b)
     a_zero, b_zero = (np.asarray(z).astype(np.int32) for z in (a_zero_point, b_zero_point))
-    b_zero = b_zero.reshape(()) if b_zero.size == 1 else b_zero
     acc = exact_matmul(a.astype(np.int32) - a_zero.reshape(()), b.astype(np.int32) - b_zero)
     # a vector of scales belongs to the columns, the last axis
     scale = requantization_scale(a_scale, b_scale, y_scale)

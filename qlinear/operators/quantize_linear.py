@@ -74,7 +74,8 @@ def quantize_linear(
 
     Args:
         x: float32, any shape.
-        y_scale: float32; scalar, (x.shape[axis],), or one value for each block along ``axis``.
+        y_scale: float32, not 0; scalar, (x.shape[axis],), or one value for each block along
+            ``axis``.
         y_zero_point: shape of ``y_scale``; its type is the output's. None stands for 0.
         axis, block_size, output_dtype, precision: as in ONNX; ``saturate`` is for float8 only.
 
@@ -89,7 +90,7 @@ def quantize_linear(
         raise Unsupported(f"x has type {x.dtype}: float32 needed")
     if precision not in (0, 1):
         raise Unsupported(f"precision is {precision}: only float32 (1) is supported")
-    check_scale("y_scale", y_scale)
+    check_scale("y_scale", y_scale, signed=True)
     if y_zero_point is not None:
         dtype = np.asarray(y_zero_point).dtype
     else:

@@ -1,0 +1,72 @@
+"""QLinearAveragePool (com.microsoft): the mean of each window.
+
+    y = saturate(rint((sum of x_scale * (x - x_zero_point)) / n / y_scale + y_zero_point))
+
+The sum runs over the window row by row in float32, one rounding an addition; the two divisions and
+the addition of the zero point, which comes *before* the rounding here, are one each. n counts the
+padding only with ``count_include_pad``.
+
+Source: ONNX Runtime contrib operators; order of operations: contrib_ops/cpu/quantization/
+qlinear_pool.cc.
+"""
+
+import math
+
+import numpy as np
+
+from qlinear.operators import qlinear_conv as qc
+from qlinear.operators.arithmetic import check_8_bit, check_length, one_element, saturate
+from qlinear.operators.dequantize_linear import dequantize_linear
+from qlinear.operators.max_pool import pool_geometry
+
+
+def qlinear_average_pool(
+    X: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray | None,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray | None = None,
+    *,
+    channels_last: int = 0,
+    count_include_pad: int = 0,
+    **attributes,
+) -> np.ndarray:
+    """com.microsoft's QLinearAveragePool.
+
+    Args:
+        X: int8 or uint8 (N, C, spatial...), or (N, spatial..., C) with ``channels_last``.
+        x_scale, y_scale: float32 scalars; x_zero_point, y_zero_point: scalars of X's type, None
+            for 0.
+        **attributes: kernel_shape, auto_pad, ceil_mode, pads and strides, as in ONNX.
+
+    Returns:
+        X's type, (N, C, out...), or (N, out..., C).
+
+    Raises:
+        UnusableInput: shapes and attributes do not fit together; the message names the field.
+    """
+    none = np.zeros((), X.dtype)  # an omitted zero point
+    x_zero_point = none if x_zero_point is None else x_zero_point
+    y_zero_point = none if y_zero_point is None else y_zero_point
+    for name, scale, zero in (("x", x_scale, x_zero_point), ("y", y_scale, y_zero_point)):
+        check_8_bit(name, X, scale, zero)
+        check_length(f"{name}_scale", scale, (1,))
+        check_length(f"{name}_zero_point", zero, (1,))
+    images = np.moveaxis(X, -1, 1) if channels_last else X
+    geo = pool_geometry(images.shape, **attributes)
+    real = dequantize_linear(images, one_element(x_scale), one_element(x_zero_point))
+    total, count = _sums(real, geo), _sums(np.ones((1, 1, *images.shape[2:]), np.float32), geo)
+    if count_include_pad:
+        count = np.float32(math.prod(geo.kernel))
+    scaled = (total / count) / one_element(y_scale) + one_element(y_zero_point).astype(np.float32)
+    y = saturate(np.rint(scaled), X.dtype)
+    return np.moveaxis(y, 1, -1) if channels_last else y
+
+
+def _sums(x: np.ndarray, geo: qc.Geometry) -> np.ndarray:
+    """Of each window, added in the order of its elements."""
+    taps = qc.windows(qc.pad(x, np.float32(0), geo), geo)
+    total = np.zeros(taps.shape[: x.ndim], np.float32)
+    for at in np.ndindex(geo.kernel):
+        total += taps[(..., *at)]
+    return total
