@@ -352,7 +352,7 @@ def test_the_length_of_a_quantized_tensor_is_not_quantized():
         helper.make_node("Mul", ["s", "k"], ["y"], "double"),
         outputs=("y", "acc"), constants={"k": np.int64(2)},
     ))  # fmt: skip
-    assert verdict.status == "PASS" and verdict.coverage.float == {"Mul": 1}
+    assert verdict.status == "PASS" and verdict.coverage.float == {"Shape": 1, "Mul": 1}
 
 
 def test_what_onnxruntime_folds_is_recomputed_too(monkeypatch):
