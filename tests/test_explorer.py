@@ -9,9 +9,9 @@ from py_mini_racer import JSEvalException, MiniRacer
 
 from qlinear.engine import run
 from qlinear.inputs import load_samples
-from qlinear.onnx_model import conv_arguments, load
+from qlinear.onnx_model import load
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.qlinear_add import constants, fma, qlinear_add
+from qlinear.operators.qlinear_add import factors, fma, qlinear_add
 from tools import explorer_data
 
 SCRIPTS = ROOT / "book" / "static" / "explorer"
@@ -166,12 +166,12 @@ def choices(model, values: dict, rng: np.random.Generator) -> dict[str, list]:
     return found
 
 
-def wanted_element(stages: qc.Stages, args: dict, at: list) -> dict:
+def wanted_element(stages: qc.Stages, conv: qc.Conv, at: list) -> dict:
     image, m, y, x = at
-    whole, bias = (image, m, y, x), int(args["B"][m])
+    whole, bias = (image, m, y, x), int(conv.bias[m])
     return {
         "sum": int(stages.sums[whole]), "bias": bias, "acc": int(stages.acc[whole]),
-        "scale": float(np.broadcast_to(stages.scale, len(args["B"]))[m]),
+        "scale": float(conv.factor[m]),
         "scaled": float(stages.scaled[whole]), "rounded": float(np.rint(stages.scaled[whole])),
         "shifted": float(stages.rounded[whole]), "y": int(stages.y[whole]),
     }  # fmt: skip
@@ -182,22 +182,21 @@ def test_every_step_of_an_element_equals_the_reference(engine, reference):
     names = json.loads(engine.eval("JSON.stringify(book.convs.map((node) => node.name))"))
     drawn, padded_taps = choices(model, values, np.random.default_rng(0)), 0
     for node, name in zip(model.of_type("QLinearConv"), names, strict=True):
-        args, x = conv_arguments(model, node), values[node.inputs[0]]
-        stages = qc.stages(x, **args, **node.attributes)
-        geo = qc.geometry(x.shape, args["w"].shape, **node.attributes)
+        conv, x = model.conv(node), values[node.inputs[0]]
+        stages, geo = qc.stages(x, conv), conv.geometry(x.shape)
         asked = [[image, name, *at] for image, *at in drawn[node.name]]
         for at, found in zip(
             drawn[node.name], json.loads(engine.call("elements", asked)), strict=True
         ):
             taps = found.pop("taps")
-            assert found == wanted_element(stages, args, at), (name, at)
+            assert found == wanted_element(stages, conv, at), (name, at)
             image, m, *position = at
             running = qc.accumulate_loops(
-                stages.padded, args["x_zero_point"], args["w"], args["w_zero_point"], geo, *at[:2],
+                stages.padded, conv.x_zero_point, conv.w, conv.w_zero_point, geo, *at[:2],
                 tuple(position),
             )  # fmt: skip
             assert [tap["sum"] for tap in taps] == running
-            assert [tap["w"] for tap in taps] == args["w"][m].ravel().tolist()
+            assert [tap["w"] for tap in taps] == conv.w[m].ravel().tolist()
             window = qc.windows(stages.padded[image : image + 1], geo)[0, :, *position]
             assert [tap["x"] for tap in taps] == window.ravel().tolist()
             padded_taps += sum(not tap["inside"] for tap in taps)
@@ -207,8 +206,10 @@ def test_every_step_of_an_element_equals_the_reference(engine, reference):
 # --- layers made up
 
 
-def made_up(rng: np.random.Generator, scales: list, w_max: int, b_max: int) -> tuple[dict, dict]:
-    """A small convolution as the page's data and as the reference's arguments.
+def made_up(
+    rng: np.random.Generator, scales: list, w_max: int, b_max: int
+) -> tuple[dict, np.ndarray, qc.Conv]:
+    """A small convolution as the page's data, and as the reference's input and record.
 
     ``scales`` are w_scale (M,), x_scale and y_scale; weights and biases reach the given sizes.
     """
@@ -233,17 +234,20 @@ def made_up(rng: np.random.Generator, scales: list, w_max: int, b_max: int) -> t
         "x_zero": int(zeros[0]), "y_zero": int(zeros[1]), **attributes,
         "in": args["x"].shape[1:], "out": [M, *out],
     }  # fmt: skip
-    return {"nodes": [node]}, args | attributes
+    x = args.pop("x")
+    return {"nodes": [node]}, x, qc.Conv(**args, attributes=attributes)
 
 
-def compared(engine: MiniRacer, rng: np.random.Generator, data: dict, args: dict) -> qc.Stages:
+def compared(
+    engine: MiniRacer, rng: np.random.Generator, data: dict, inputs: np.ndarray, conv: qc.Conv
+) -> qc.Stages:
     """The stages by the reference, after the engine's outputs were found equal to them."""
-    stages, x = qc.stages(**args), args["x"].ravel().tolist()
+    stages, x = qc.stages(inputs, conv), inputs.ravel().tolist()
     assert engine.call("oneConv", data, x) == stages.y.ravel().tolist()
     at = [0, *map(int, rng.integers(0, stages.y.shape[1:]))]
     found = engine.call("oneElement", data, x, at[1:])
     del found["taps"]
-    assert found == wanted_element(stages, args, at)
+    assert found == wanted_element(stages, conv, at)
     return stages
 
 
@@ -290,7 +294,7 @@ def test_additions_whose_sums_lie_on_ties(engine):
         node = {name: value.item() for name, value in node.items()}
         wanted = qlinear_add(A, *parts[:2], B, *parts[2:4], *parts[4:])
         assert engine.call("oneAdd", node, A.tolist(), B.tolist()) == wanted.tolist(), node
-        ra, rb, fixed = constants(*parts)
+        ra, rb, fixed = factors(*parts)
         real = fma(ra, A.astype(np.float32), fma(rb, B.astype(np.float32), fixed))
         ties += int((np.abs(real % 1) == 0.5).sum())
     assert ties > 1000
