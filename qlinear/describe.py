@@ -163,7 +163,7 @@ def _bits(network: Network, node: Node) -> int | str:
         return ""
     conv = network.graph.conv(node)
     try:
-        conv.check()
+        conv.require_legal()
     except UnusableInput as error:
         raise UnusableInput(f"{network.file.path}: node {node.name}: {error}") from None
     low, high = conv.register_range()

@@ -50,7 +50,7 @@ def work(x: np.ndarray, conv: qc.Conv, n: int, m: int, position: tuple[int, ...]
     Raises:
         UnusableInput: a constant or an attribute is illegal; the message names it.
     """
-    conv.check(x)
+    conv.require_legal(x)
     geo, w = conv.geometry(x.shape), conv.w
     first = m // (len(w) // geo.group) * w.shape[1]
     padded = qc.pad(x[n : n + 1], conv.x_zero_point, geo)

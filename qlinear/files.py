@@ -15,7 +15,7 @@ import numpy as np
 from qlinear.errors import UnusableInput
 
 
-def check_regular(path: Path) -> None:
+def require_regular(path: Path) -> None:
     """Refuse what is missing, or no regular file: a pipe or device may hang or never end.
 
     Raises:
@@ -40,7 +40,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UnusableInput: it cannot be read.
     """
-    check_regular(path)
+    require_regular(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.files import check_regular
+from qlinear.files import require_regular
 from qlinear.onnx_model import Model
 
 # what Pillow may open: some of its other formats start programs
@@ -134,7 +134,7 @@ def _names_in(path: Path) -> list[str]:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what a damaged file makes its readers raise into one line."""
-    check_regular(path)
+    require_regular(path)
     try:
         yield
     except UnusableInput:
@@ -237,7 +237,7 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise UnusableInput(f"{path}: reading an image needs Pillow (pip install pillow)") from None
-    check_regular(Path(path))
+    require_regular(Path(path))
     try:
         with _quiet(), Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow itself only warns

@@ -34,7 +34,7 @@ def activation(low: np.float32, high: np.float32, bits: int) -> tuple[np.ndarray
     return np.array(scale), np.array(np.int8(np.rint(least - low / scale)))
 
 
-def weights(w: np.ndarray, bits: int, per_channel: bool) -> tuple[np.ndarray, np.ndarray]:
+def quantized_weights(w: np.ndarray, bits: int, per_channel: bool) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric ``bits``-bit weights and their scale: int8, and float32 scalar or (M,)."""
     axes = tuple(range(1, w.ndim)) if per_channel else None
     top = (1 << (bits - 1)) - 1
@@ -43,7 +43,7 @@ def weights(w: np.ndarray, bits: int, per_channel: bool) -> tuple[np.ndarray, np
     return np.clip(np.rint(w / spread), -top, top).astype(np.int8), scale
 
 
-def requantized(
+def at_widths(
     model: Model,
     float_model: Model,
     ranges: dict,
@@ -72,7 +72,7 @@ def requantized(
             for what in ("w", "w_scale", "w_zero_point", "bias", "x_scale")
         )
         floats = float_model.constants
-        w, w_scale = weights(floats[w_name.removesuffix("_quantized")], w_bits, split)
+        w, w_scale = quantized_weights(floats[w_name.removesuffix("_quantized")], w_bits, split)
         constants[w_name], constants[scale_name] = w, w_scale
         constants[zero_name] = np.zeros(w_scale.shape, np.int8)
         step = np.float64(constants[x_scale_name]) * w_scale.astype(np.float64)

@@ -116,7 +116,7 @@ def widths(study: Study, images: int, models: Path) -> Iterator[Measurement]:
     for per_channel in (False, True):
         for w_bits in range(4, 9):
             for x_bits in range(4, 9):
-                other = bit_widths.requantized(base, floats, ranges, w_bits, x_bits, per_channel)
+                other = bit_widths.at_widths(base, floats, ranges, w_bits, x_bits, per_channel)
                 setting = {"per_channel": per_channel, "w_bits": w_bits, "x_bits": x_bits}
                 yield setting, study.accuracy(bit_widths.operators_of(x_bits), images, other)
 

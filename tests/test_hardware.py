@@ -202,7 +202,7 @@ def test_eight_bits_are_onnxruntimes_own(per_channel):
     base = load(MODELS / quantize.PER_TENSOR)
     theirs = load(MODELS / (quantize.PER_CHANNEL if per_channel else quantize.PER_TENSOR))
     ranges = bit_widths.read_ranges(MODELS / "calibration.json")
-    ours = bit_widths.requantized(base, load(MODELS / "resnet8.onnx"), ranges, 8, 8, per_channel)
+    ours = bit_widths.at_widths(base, load(MODELS / "resnet8.onnx"), ranges, 8, 8, per_channel)
     for name, value in theirs.constants.items():
         assert (ours.constants[name] == value).all()
 
@@ -210,7 +210,7 @@ def test_eight_bits_are_onnxruntimes_own(per_channel):
 def test_narrow_activations_stay_in_their_range():
     base = load(MODELS / quantize.PER_TENSOR)
     ranges = bit_widths.read_ranges(MODELS / "calibration.json")
-    other = bit_widths.requantized(base, load(MODELS / "resnet8.onnx"), ranges, 5, 4, True)
+    other = bit_widths.at_widths(base, load(MODELS / "resnet8.onnx"), ranges, 5, 4, True)
     values = run(other, PIXELS, bit_widths.operators_of(4))
     for value in values.values():
         if value.dtype == np.int8:

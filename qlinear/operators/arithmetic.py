@@ -105,7 +105,7 @@ def exact_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return to_int32(a.astype(dtype) @ b.astype(dtype), bound)
 
 
-def check_8_bit(name: str, q: np.ndarray, scale: np.ndarray | None, zero: np.ndarray) -> None:
+def require_8_bit(name: str, q: np.ndarray, scale: np.ndarray | None, zero: np.ndarray) -> None:
     """Refuse a quantized tensor whose type, scale or zero point an 8-bit operator cannot take.
 
     Raises:
@@ -119,10 +119,10 @@ def check_8_bit(name: str, q: np.ndarray, scale: np.ndarray | None, zero: np.nda
     if q is not None and zero.dtype != q.dtype:
         raise UnusableInput(f"{name}_zero_point has type {zero.dtype} but {name} {q.dtype}")
     if scale is not None:
-        check_scale(f"{name}_scale", scale)
+        require_scale(f"{name}_scale", scale)
 
 
-def check_scale(name: str, scale: np.ndarray, *, signed: bool = False) -> None:
+def require_scale(name: str, scale: np.ndarray, *, signed: bool = False) -> None:
     """Refuse a scale that is not float32, finite and positive, or ``signed`` and not 0."""
     scale = np.asarray(scale)
     if scale.dtype != np.float32:
@@ -132,7 +132,7 @@ def check_scale(name: str, scale: np.ndarray, *, signed: bool = False) -> None:
         raise UnusableInput(f"{name} is {scale.ravel()[:4]}: finite and {needed} needed")
 
 
-def check_length(name: str, value: np.ndarray, lengths: tuple[int, ...]) -> None:
+def require_length(name: str, value: np.ndarray, lengths: tuple[int, ...]) -> None:
     """Refuse a parameter that is neither a scalar nor a vector of an allowed length."""
     shape = np.shape(value)
     if shape and (len(shape) > 1 or shape[0] not in lengths):
@@ -140,7 +140,7 @@ def check_length(name: str, value: np.ndarray, lengths: tuple[int, ...]) -> None
         raise UnusableInput(f"{name} has shape {shape}: a scalar or {allowed} elements needed")
 
 
-def check_columns(name: str, value: np.ndarray, b: np.ndarray) -> None:
+def require_columns(name: str, value: np.ndarray, b: np.ndarray) -> None:
     """Refuse a parameter that is not a scalar, (N,), or (..., 1, N) for ``b`` of (..., K, N)."""
     if np.shape(value) != (*b.shape[:-2], 1, b.shape[-1]):
-        check_length(name, value, (1, b.shape[-1]))
+        require_length(name, value, (1, b.shape[-1]))

@@ -6,7 +6,7 @@ Source: ONNX operator specification, ConvInteger-10.
 import numpy as np
 
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import check_8_bit, check_length, zero_point_or_0
+from qlinear.operators.arithmetic import require_8_bit, require_length, zero_point_or_0
 
 
 def conv_integer(
@@ -27,10 +27,10 @@ def conv_integer(
         UnusableInput: an input is illegal; the message names it.
     """
     x_zero_point, w_zero_point = zero_point_or_0(x_zero_point, x), zero_point_or_0(w_zero_point, w)
-    check_8_bit("x", x, None, x_zero_point)
-    check_8_bit("w", w, None, w_zero_point)
-    check_length("x_zero_point", x_zero_point, (1,))
-    check_length("w_zero_point", w_zero_point, (1, len(w)))
+    require_8_bit("x", x, None, x_zero_point)
+    require_8_bit("w", w, None, w_zero_point)
+    require_length("x_zero_point", x_zero_point, (1,))
+    require_length("w_zero_point", w_zero_point, (1, len(w)))
     geo = qc.geometry(x.shape, w.shape, **attributes)
     x_zero_point = x_zero_point.reshape(())
     return qc.accumulate(qc.pad(x, x_zero_point, geo), x_zero_point, w, w_zero_point, geo)

@@ -11,7 +11,7 @@ Source: ONNX operator specification, DequantizeLinear-23; order of operations: O
 import numpy as np
 
 from qlinear.errors import Unsupported, UnusableInput
-from qlinear.operators.arithmetic import check_scale
+from qlinear.operators.arithmetic import require_scale
 from qlinear.operators.quantize_linear import RANGES, along
 
 
@@ -44,7 +44,7 @@ def dequantize_linear(
         raise Unsupported(f"x has type {x.dtype}: an integer of 2 to 16 bits, or int32, needed")
     if output_dtype not in (0, 1):
         raise Unsupported(f"output_dtype is {output_dtype}: only float32 (1) is supported")
-    check_scale("x_scale", x_scale, signed=True)
+    require_scale("x_scale", x_scale, signed=True)
     difference = x.astype(np.int32)
     if x_zero_point is not None:
         if np.asarray(x_zero_point).dtype != x.dtype:

@@ -6,7 +6,7 @@ Source: ONNX operator specification, MatMulInteger-10.
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import check_8_bit, exact_matmul, zero_point_or_0
+from qlinear.operators.arithmetic import exact_matmul, require_8_bit, zero_point_or_0
 
 
 def matmul_integer(
@@ -25,8 +25,8 @@ def matmul_integer(
         UnusableInput: an input is illegal; the message names it.
     """
     a_zero_point, b_zero_point = zero_point_or_0(a_zero_point, A), zero_point_or_0(b_zero_point, B)
-    check_8_bit("a", A, None, a_zero_point)
-    check_8_bit("b", B, None, b_zero_point)
+    require_8_bit("a", A, None, a_zero_point)
+    require_8_bit("b", B, None, b_zero_point)
     if A.ndim < 1 or B.ndim < 1 or A.shape[-1] != B.shape[-2 if B.ndim > 1 else 0]:
         raise UnusableInput(f"A has shape {A.shape} and B {B.shape}: the inner axes differ")
     a_zero = a_zero_point.astype(np.int32)

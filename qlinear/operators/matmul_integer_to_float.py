@@ -13,7 +13,7 @@ tests/test_operators.py.
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import check_columns, check_length, check_scale
+from qlinear.operators.arithmetic import require_columns, require_length, require_scale
 from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 
@@ -38,10 +38,10 @@ def matmul_integer_to_float(
     Raises:
         UnusableInput: an input is illegal; the message names it.
     """
-    check_scale("a_scale", a_scale)
-    check_scale("b_scale", b_scale)
-    check_length("a_scale", a_scale, (1,))
-    check_columns("b_scale", b_scale, B)
+    require_scale("a_scale", a_scale)
+    require_scale("b_scale", b_scale)
+    require_length("a_scale", a_scale, (1,))
+    require_columns("b_scale", b_scale, B)
     y = matmul_integer(A, B, a_zero_point, b_zero_point).astype(np.float32)
     y *= np.asarray(a_scale).reshape(()) * np.asarray(b_scale)
     if bias is None:

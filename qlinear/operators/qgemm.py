@@ -15,10 +15,10 @@ import numpy as np
 from qlinear.errors import UnusableInput
 from qlinear.operators.arithmetic import (
     centred,
-    check_8_bit,
-    check_length,
     exact_matmul,
     requantize,
+    require_8_bit,
+    require_length,
     rescale,
 )
 from qlinear.operators.qlinear_conv import Conv
@@ -55,8 +55,8 @@ def qgemm(
     Raises:
         UnusableInput: a type or shape is illegal; the message names the input.
     """
-    check_8_bit("a", A, a_scale, a_zero_point)
-    check_8_bit("b", B, b_scale, b_zero_point)
+    require_8_bit("a", A, a_scale, a_zero_point)
+    require_8_bit("b", B, b_scale, b_zero_point)
     if A.ndim != 2 or B.ndim != 2:
         raise UnusableInput(f"A has shape {A.shape} and B {B.shape}: two axes each needed")
     A, columns = (A.T if transA else A), (B if transB else B.T)  # columns: (N, K)
@@ -68,7 +68,7 @@ def qgemm(
         ("b_scale", b_scale, (1, len(columns))),
         ("b_zero_point", b_zero_point, (1, len(columns))),
     ):
-        check_length(name, value, lengths)
+        require_length(name, value, lengths)
     acc = exact_matmul(
         centred(A, np.asarray(a_zero_point).reshape(())), centred(columns, b_zero_point).T
     )
@@ -79,7 +79,7 @@ def qgemm(
     factor = np.float32(alpha) * np.asarray(a_scale, np.float32).reshape(()) * b_scale
     if y_scale is None:
         return rescale(acc, factor)
-    check_8_bit("y", None, y_scale, y_zero_point)
+    require_8_bit("y", None, y_scale, y_zero_point)
     return requantize(acc, factor / np.asarray(y_scale).reshape(()), y_zero_point)
 
 

@@ -29,7 +29,7 @@ all 65,536 pairs of inputs for hundreds of scale sets made to sit on ties (tests
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import check_8_bit, check_length, one_element, saturate
+from qlinear.operators.arithmetic import one_element, require_8_bit, require_length, saturate
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -78,9 +78,9 @@ def qlinear_add(
         "C": (A, C_scale, C_zero_point),
     }
     for name, (q, scale, zero) in parameters.items():
-        check_8_bit(name, q, scale, zero)
-        check_length(f"{name}_scale", scale, (1,))
-        check_length(f"{name}_zero_point", zero, (1,))
+        require_8_bit(name, q, scale, zero)
+        require_length(f"{name}_scale", scale, (1,))
+        require_length(f"{name}_zero_point", zero, (1,))
     of_a, of_b = (A_scale, A_zero_point), (B_scale, B_zero_point)
     if a_is_constant(A.shape, B.shape):
         A, of_a, B, of_b = B, of_b, A, of_a

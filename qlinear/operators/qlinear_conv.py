@@ -23,11 +23,11 @@ import numpy as np
 from qlinear.errors import UnusableInput
 from qlinear.operators.arithmetic import (
     centred,
-    check_8_bit,
-    check_length,
     one_element,
     per_channel,
     requantization_scale,
+    require_8_bit,
+    require_length,
     rescale,
     round_and_shift,
     saturate,
@@ -77,7 +77,7 @@ class Conv:
         for name in ("x_scale", "x_zero_point", "y_scale", "y_zero_point"):
             object.__setattr__(self, name, one_element(getattr(self, name)))
 
-    def check(self, x: np.ndarray | None = None) -> None:
+    def require_legal(self, x: np.ndarray | None = None) -> None:
         """Refuse what QLinearConv does not allow, of the constants and, if given, of ``x``.
 
         Raises:
@@ -85,9 +85,9 @@ class Conv:
         """
         if np.ndim(self.w) < 3:
             raise UnusableInput(f"w has shape {np.shape(self.w)}: 1 to 3 spatial axes needed")
-        check_8_bit("x", x, self.x_scale, self.x_zero_point)
-        check_8_bit("w", self.w, self.w_scale, self.w_zero_point)
-        check_8_bit("y", None, self.y_scale, self.y_zero_point)
+        require_8_bit("x", x, self.x_scale, self.x_zero_point)
+        require_8_bit("w", self.w, self.w_scale, self.w_zero_point)
+        require_8_bit("y", None, self.y_scale, self.y_zero_point)
         channels = (1, len(self.w))
         for name, lengths in (
             ("x_scale", (1,)),
@@ -97,7 +97,7 @@ class Conv:
             ("y_scale", (1,)),
             ("y_zero_point", (1,)),
         ):
-            check_length(name, getattr(self, name), lengths)
+            require_length(name, getattr(self, name), lengths)
         B, M = self.B, len(self.w)
         if B is not None and (B.dtype != np.int32 or B.shape != (M,)):
             raise UnusableInput(f"B has type {B.dtype}, shape {B.shape}: int32 ({M},) needed")
@@ -283,7 +283,7 @@ def stages(x: np.ndarray, conv: Conv, *, accumulate: Accumulate = accumulate) ->
     Raises:
         UnusableInput: an input or attribute is illegal; the message names it.
     """
-    conv.check(x)
+    conv.require_legal(x)
     geo = conv.geometry(x.shape)
     padded = pad(x, conv.x_zero_point, geo)
     sums = accumulate(padded, conv.x_zero_point, conv.w, conv.w_zero_point, geo)

@@ -228,7 +228,7 @@ def qlinear_conv(
     """As :func:`qlinear.operators.qlinear_conv.qlinear_conv`, and equal to it on every element."""
     constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
     conv = qc.Conv(*constants, attributes)
-    conv.check(x)
+    conv.require_legal(x)
     weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
     if exact_float(largest_sum(weights, constant, x.dtype)) is not np.float32:
         return qc.stages(x, conv, accumulate=accumulate).y

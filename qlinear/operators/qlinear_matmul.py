@@ -10,11 +10,11 @@ import numpy as np
 
 from qlinear.errors import UnusableInput
 from qlinear.operators.arithmetic import (
-    check_8_bit,
-    check_columns,
-    check_length,
     exact_matmul,
     requantization_scale,
+    require_8_bit,
+    require_columns,
+    require_length,
     round_and_shift,
     saturate,
 )
@@ -44,9 +44,9 @@ def qlinear_matmul(
     Raises:
         UnusableInput: a type or shape is illegal; the message names the input.
     """
-    check_8_bit("a", a, a_scale, a_zero_point)
-    check_8_bit("b", b, b_scale, b_zero_point)
-    check_8_bit("y", None, y_scale, y_zero_point)
+    require_8_bit("a", a, a_scale, a_zero_point)
+    require_8_bit("b", b, b_scale, b_zero_point)
+    require_8_bit("y", None, y_scale, y_zero_point)
     if a.ndim < 1 or b.ndim < 1 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise UnusableInput(f"a has shape {a.shape} and b {b.shape}: the inner axes differ")
     for name, value in (
@@ -55,9 +55,9 @@ def qlinear_matmul(
         ("y_scale", y_scale),
         ("y_zero_point", y_zero_point),
     ):
-        check_length(name, value, (1,))
-    check_columns("b_scale", b_scale, b)
-    check_columns("b_zero_point", b_zero_point, b)
+        require_length(name, value, (1,))
+    require_columns("b_scale", b_scale, b)
+    require_columns("b_zero_point", b_zero_point, b)
     a_zero, b_zero = (np.asarray(z).astype(np.int32) for z in (a_zero_point, b_zero_point))
     acc = exact_matmul(a.astype(np.int32) - a_zero.reshape(()), b.astype(np.int32) - b_zero)
     # a vector of scales belongs to the columns, the last axis

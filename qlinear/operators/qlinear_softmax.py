@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 from qlinear.errors import Unsupported
-from qlinear.operators.arithmetic import check_8_bit, check_length, one_element, saturate
+from qlinear.operators.arithmetic import one_element, require_8_bit, require_length, saturate
 
 
 def qlinear_softmax(
@@ -43,10 +43,10 @@ def qlinear_softmax(
     Raises:
         UnusableInput: a type or shape is illegal or not supported; the message names the input.
     """
-    check_8_bit("x", X, X_scale, np.zeros((), X.dtype) if x_zero_point is None else x_zero_point)
-    check_8_bit("y", X, y_scale, y_zero_point)
+    require_8_bit("x", X, X_scale, np.zeros((), X.dtype) if x_zero_point is None else x_zero_point)
+    require_8_bit("y", X, y_scale, y_zero_point)
     for name, value in (("x_scale", X_scale), ("y_scale", y_scale), ("y_zero_point", y_zero_point)):
-        check_length(name, value, (1,))
+        require_length(name, value, (1,))
     x_scale, y_scale, zero = map(one_element, (X_scale, y_scale, y_zero_point))
     axis = (1 if opset < 13 else -1) if axis is None else axis
     if not X.size or not -X.ndim <= axis < X.ndim or y_scale > 1:

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import helper
 
 from qlinear.errors import Unsupported, UnusableInput
-from qlinear.operators.arithmetic import check_scale
+from qlinear.operators.arithmetic import require_scale
 
 # every integer type that QuantizeLinear may write, with its range
 RANGES = {
@@ -90,7 +90,7 @@ def quantize_linear(
         raise Unsupported(f"x has type {x.dtype}: float32 needed")
     if precision not in (0, 1):
         raise Unsupported(f"precision is {precision}: only float32 (1) is supported")
-    check_scale("y_scale", y_scale, signed=True)
+    require_scale("y_scale", y_scale, signed=True)
     if y_zero_point is not None:
         dtype = np.asarray(y_zero_point).dtype
     else:
