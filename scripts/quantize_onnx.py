@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Quantize models/resnet8.onnx into the book's four INT8 models.
+r"""Quantize models/resnet8.onnx into the book's four INT8 models.
 
     python scripts/quantize_onnx.py --data-dir DIR   # calibrate on CIFAR-10, then quantize
     python scripts/quantize_onnx.py                  # from the committed calibration, no data
+    python scripts/quantize_onnx.py --model models/resnet8.onnx \\
+        --output-int8 models/resnet8_int8.onnx --data-dir DIR      # the same, with names
 
 Writes resnet8_int8_per_tensor.onnx, resnet8_int8_per_channel.onnx, resnet8_uint8.onnx and
 resnet8_int8.onnx (each layer per-tensor or per-channel by what it gains), and with --data-dir also
@@ -12,8 +14,8 @@ calibration.json (the range of every tensor) and layer_noise.json (the gain of e
 import argparse
 from pathlib import Path
 
-from qlinear.errors import run_command
-from study.quantize import remake
+from qlinear.errors import UnusableInput, run_command
+from study.quantize import MIXED, PER_CHANNEL, PER_TENSOR, UINT8, remake
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,9 +26,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--models", type=Path, default=Path("models"), help="folder of resnet8.onnx"
     )
-    parser.add_argument("--out", type=Path, help="folder to write to (default: --models)")
+    parser.add_argument("--model", type=Path, help="the float model (default: in --models)")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the model's)")
+    parser.add_argument(
+        "--output-int8", type=Path, help="the book's model; the others are written beside it"
+    )
     args = parser.parse_args(argv)
-    remake(args.models, args.out or args.models, args.data_dir)
+    if args.out and args.output_int8 and args.output_int8.parent != args.out:
+        raise UnusableInput(f"{args.output_int8}: not in --out {args.out}; give one of the two")
+    model = args.model or args.models / "resnet8.onnx"
+    out = args.output_int8.parent if args.output_int8 else args.out or model.parent
+    name = args.output_int8.name if args.output_int8 else MIXED
+    if name in (PER_TENSOR, PER_CHANNEL, UINT8, model.name):
+        raise UnusableInput(f"{args.output_int8}: the name of another model; choose one")
+    remake(model, out, args.data_dir, name)
 
 
 if __name__ == "__main__":

@@ -220,9 +220,16 @@ def calibrate(float_path: Path, images: np.ndarray, ranges: Path) -> None:
     write_text(ranges, json.dumps(found, indent=1) + "\n")
 
 
-def remake(models: Path, out: Path, data_dir: Path | None) -> None:
-    """Write the four INT8 models, and with ``data_dir`` the calibration that they are made from."""
-    float_path = models / "resnet8.onnx"
+def remake(float_path: Path, out: Path, data_dir: Path | None, mixed: str = MIXED) -> None:
+    """Write the four INT8 models, and with ``data_dir`` the calibration that they are made from.
+
+    Args:
+        float_path: the float model; out: the folder to write to.
+        mixed: file name of the one whose layers are per-tensor or per-channel by rule.
+
+    Raises:
+        UnusableInput: the model, the data or the stored calibration is missing.
+    """
     ranges, noise_path = out / "calibration.json", out / "layer_noise.json"
     load(float_path)
     if data_dir:
@@ -248,7 +255,7 @@ def remake(models: Path, out: Path, data_dir: Path | None) -> None:
         }
         write_text(noise_path, json.dumps(record, indent=1) + "\n")
     noises = [LayerNoise(**layer) for layer in json.loads(noise_path.read_text())["layers"]]
-    made[MIXED] = mix(*pair, {noise.layer for noise in noises if noise.per_channel})
+    made[mixed] = mix(*pair, {noise.layer for noise in noises if noise.per_channel})
 
     for name, proto in made.items():
         with whole_file(out / name) as partial:

@@ -1,9 +1,11 @@
 """What the tests share."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -32,6 +34,14 @@ def since(major: int, minor: int, reason: str) -> pytest.MarkDecorator:
 
 
 quantizes = since(1, 31, "the quantizer makes other scales")
+
+
+def script(name: str) -> ModuleType:
+    """A command line of scripts/ as a module, to call its main(argv)."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def needs(condition: bool, what: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import jsonschema
 import numpy as np
 import pytest
-from conftest import MODELS, QUANTIZED, ROOT, needs, quantizes
+from conftest import MODELS, QUANTIZED, ROOT, needs, quantizes, script
 
 from qlinear.onnx_model import load
 from study import quantize
@@ -25,6 +25,23 @@ def test_quantized_models_are_remade_byte_for_byte(tmp_path):
     for name in QUANTIZED:
         made = (tmp_path / f"{name}.onnx").read_bytes()
         assert made == (MODELS / f"{name}.onnx").read_bytes(), name
+
+
+def test_the_documented_names_of_the_arguments_work(tmp_path):
+    for name in ("resnet8.onnx", "calibration.json", "layer_noise.json"):
+        (tmp_path / name).write_bytes((MODELS / name).read_bytes())
+    out = tmp_path / "mine.onnx"
+    script("quantize_onnx").main(
+        ["--model", str(tmp_path / "resnet8.onnx"), "--output-int8", str(out)]
+    )
+    assert out.read_bytes() == (MODELS / "resnet8_int8.onnx").read_bytes()
+    listed = tmp_path / "mine.json"
+    script("extract_operations").main(["--model", str(out), "--output", str(listed)])
+    found = json.loads(listed.read_text())
+    assert found["scales"]["stem_quant"]["x_scale"] == 1.0
+    assert found["zero_points"]["stem_quant"]["x_zero_point"] == -128
+    kinds = found["quantization"]
+    assert kinds["stem_quant"] == "per-channel" and kinds["block1_conv1_quant"] == "per-tensor"
 
 
 def test_operations_json_is_remade_and_follows_its_schema(tmp_path):
