@@ -16,7 +16,7 @@ module qlinearconv_pe #(
     input      signed [31:0] bias,
     input      signed [8:0]  x,         // x - x_zero_point: a difference of 8-bit integers has 9 bits
     input      signed [8:0]  w,         // w - w_zero_point
-    input             [23:0] mantissa,  // scale[m] = mantissa * 2**-shift
+    input             [23:0] mantissa,  // factor[m] = mantissa * 2**-shift
     input             [7:0]  shift,
     output reg signed [31:0] acc,
     output reg signed [8:0]  y,         // wide enough for int8 and uint8

@@ -2,12 +2,12 @@
 
 Stage 1 is integer only: pad with the zero point, subtract the zero points, multiply, accumulate in
 int32, add the bias. Stage 2 is one float32 multiplication per output, a rounding, the output zero
-point, and saturation.
+point, and saturation. ``begin`` is the padding before the image, and outside it x is x_zero_point:
 
-    acc[n, m, p] = B[m] + sum over c, k of (x[n, c, p*stride + k*dilation] - x_zero_point)
+    acc[n, m, p] = B[m] + sum over c, k of (x[n, c, p*stride + k*dilation - begin] - x_zero_point)
                                          * (w[m, c, k] - w_zero_point[m])
-    y[n, m, p]   = saturate(rint(float32(acc) * scale[m]) + y_zero_point)
-    scale[m]     = float32(float32(x_scale * w_scale[m]) / y_scale)
+    y[n, m, p]   = saturate(rint(float32(acc) * factor[m]) + y_zero_point)
+    factor[m]    = float32(float32(x_scale * w_scale[m]) / y_scale)
 
 Source: ONNX operator specification, QLinearConv-10; where it is silent (rounding of ties, type and
 order of the scale's operations), ONNX Runtime's CPU kernel, to which the tests hold this module.

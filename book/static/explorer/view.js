@@ -151,8 +151,8 @@
   function stepTable(e, verdict) {
     const rows = [
       ["sum of products", e.sum, "int32"], ["bias B[m]", e.bias, "int32"],
-      ["acc", e.acc, "int32"], ["scale[m]", e.scale, "float32"],
-      ["float32(acc) · scale[m]", e.scaled, "float32"],
+      ["acc", e.acc, "int32"], ["factor[m]", e.scale, "float32"],
+      ["float32(acc) · factor[m]", e.scaled, "float32"],
       ["rint (ties to even)", e.rounded, "float32"],
       ["+ y_zero_point", e.shifted, "float32"], ["saturate: y", e.y, "int8"],
     ].map(([name, v, type]) => stepRow(name, number(v), type));
