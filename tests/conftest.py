@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
@@ -32,6 +33,15 @@ def since(major: int, minor: int, reason: str) -> pytest.MarkDecorator:
 
 
 quantizes = since(1, 31, "the quantizer makes other scales")
+
+
+# make mutants runs the tests thousands of times, with so many times fewer examples
+FEWER = int(os.environ.get("FEWER_EXAMPLES", "1"))
+
+
+def examples(count: int) -> settings:
+    """Settings of a hypothesis test with so many examples, the same ones in every run."""
+    return settings(max_examples=max(count // FEWER, 10), deadline=None, derandomize=True)
 
 
 def needs(condition: bool, what: str) -> None:
