@@ -1,4 +1,4 @@
-"""The shared arithmetic: bounds within which float sums are exact, shapes of parameters, refusals."""
+"""The shared arithmetic: where float sums are exact, the shapes of parameters, what is refused."""
 
 import re
 

@@ -150,7 +150,7 @@ def test_a_mover_is_computed_as_its_opset_has_it():
 
 def test_a_move_that_is_not_possible_is_named_in_one_short_line():
     node = Node("node", "Reshape", "", ("x", "shape"), ("y",), {})
-    with pytest.raises(Unsupported, match="^Reshape: cannot reshape") as caught:
+    with pytest.raises(Unsupported, match=r"^Reshape: cannot reshape") as caught:
         moved(node, [X, np.int64([5, 5])], 21)
     text = str(caught.value)
     assert "\n" not in text and len(text) <= len("Reshape: ") + 200
