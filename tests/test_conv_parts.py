@@ -43,8 +43,8 @@ def test_where_the_windows_lie(size, kernel, attributes, begin, end, out):
     assert same == geo
     # ONNX Runtime's output has that shape
     zero, one = np.int8(0), F(1)
-    inputs = dict(x=np.zeros((2, 3, *size), np.int8), xs=one, xz=zero,
-                  w=np.zeros((4, 3, *kernel), np.int8), ws=one, wz=zero, ys=one, yz=zero)  # fmt: skip
+    x, w = np.zeros((2, 3, *size), np.int8), np.zeros((4, 3, *kernel), np.int8)
+    inputs = dict(x=x, xs=one, xz=zero, w=w, ws=one, wz=zero, ys=one, yz=zero)
     attributes = {k: v for k, v in attributes.items() if k != "pads" or max(v) < 9}
     assert run_operator("QLinearConv", inputs, **attributes).shape == (2, 4, *out)
 
@@ -103,8 +103,7 @@ def test_sums_that_pass_24_bits_on_the_negative_side_alone(dtype):
 @given(convs())
 def test_every_way_to_the_sums_agrees(case):
     """The plain sums, the float ones, the loops, and the worked element."""
-    inputs, attributes = case
-    x, conv = inputs["x"], record(*case)
+    x, conv = case[0]["x"], record(*case)
     geo = conv.geometry(x.shape)
     plain = qc.stages(x, conv)
     zeros = conv.x_zero_point, conv.w, conv.w_zero_point

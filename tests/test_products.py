@@ -1,4 +1,4 @@
-"""Matrix products and pooling where shapes are unusual: against ONNX Runtime, or Python's integers."""
+"""Products, sums and pooling of unusual shapes: against ONNX Runtime, or Python's integers."""
 
 import numpy as np
 import pytest
