@@ -218,7 +218,7 @@ def test_inputs_come_from_the_tensors_then_from_the_constants():
     found = engine.arguments(model, node(inputs=["x", "", "s", "z"]), {"x": X, "z": np.int8(9)})
     assert found[0] is X and found[1] is None and found[2] == F(0.5)
     assert found[3] == 9  # a tensor goes before a constant of its name
-    with pytest.raises(UnusableInput, match="^model: node here: input nope is not defined$"):
+    with pytest.raises(UnusableInput, match=r"^model: node here: input nope is not defined$"):
         engine.arguments(model, node(inputs=["x", "nope"]), {"x": X})
 
 
@@ -283,7 +283,7 @@ def test_a_nodes_outputs_are_arrays_by_name(monkeypatch):
             raise error
 
         monkeypatch.setitem(engine.OPERATORS, ("", "Pair"), fails)
-        with pytest.raises(Unsupported, match="^this way$"):
+        with pytest.raises(Unsupported, match=r"^this way$"):
             engine.computed(model, single, {"x": X})
 
 
