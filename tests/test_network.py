@@ -1,0 +1,442 @@
+"""From a file to the graph that ONNX Runtime runs, its sessions, and what a verdict is made of."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from conftest import MODELS
+from onnx import TensorProto, helper
+from test_verdict import made, qdq_conv, verdict_of
+
+from qlinear import engine, fuse, oracle, ort, validate
+from qlinear.compare import Comparison, Mismatch
+from qlinear.engine import FLOAT, LEFT_OUT, RECOMPUTED, Step
+from qlinear.errors import Refused, UnusableInput
+from qlinear.fuse import Fusion
+from qlinear.inputs import Feed, read_feeds
+from qlinear.onnx_model import Model, Node, from_proto, load
+
+F = np.float32
+BOOK, UINT8 = MODELS / "resnet8_int8.onnx", MODELS / "resnet8_uint8.onnx"
+QDQ = ort.Settings((ort.INT8_QDQ,))
+NOTHING = ort.Settings(level=ort.Level.ORT_DISABLE_ALL)
+
+
+def refusing(model: Model) -> Model:
+    """A file that ONNX Runtime refuses, with words of its own."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    return from_proto(proto, "broken.onnx")
+
+
+# --- what is fused
+
+
+def test_what_a_layer_stands_for():
+    network = fuse.fuse(qdq_conv([["Relu"]]))
+    assert network.settings == QDQ and network.kinds() == "1 QLinearConv"
+    (fusion,) = network.fusions
+    names = ["x_dequantize", "w_dequantize", "b_dequantize", "conv", "relu", "y_quantize"]
+    assert [node.name for node in fusion.absorbed] == names  # in the file's order
+    assert str(fusion) == (
+        "DequantizeLinear + DequantizeLinear + DequantizeLinear + Conv + Relu + QuantizeLinear"
+        " -> QLinearConv"
+    )
+    # the graph's nodes have the file's names, and a fusion holds the node of the graph
+    assert [node.name for node in network.graph.nodes] == ["x_quantize", "conv", "y_dequantize"]
+    assert fusion.made is network.graph.nodes[1]
+    assert network.graph.path == network.file.path
+
+
+def test_without_optimizations_nothing_is_fused():
+    network = fuse.fuse(qdq_conv(), NOTHING)
+    assert network.settings == NOTHING and network.fusions == () and network.kinds() == "nothing"
+    assert [n.name for n in network.graph.nodes] == [n.name for n in network.file.nodes]
+
+
+def test_kinds_are_counted():
+    network = fuse.fuse(qdq_conv())
+    (conv,) = network.fusions
+    add = replace(conv, made=replace(conv.made, op_type="QLinearAdd", domain="com.microsoft"))
+    many = replace(network, fusions=(conv, add, conv, conv))
+    assert many.kinds() == "3 QLinearConv, 1 com.microsoft.QLinearAdd"
+
+
+@pytest.mark.parametrize(
+    ("absorbed", "name"),
+    [
+        (["DequantizeLinear", "Conv", "Relu", "QuantizeLinear"], "conv1"),
+        (["DequantizeLinear", "Relu"], "made"),  # no operator works, and there are two
+        (["Relu"], "relu0"),
+        (["Conv", "Gemm"], "made"),
+        (["Transpose", "Reshape", "Cast", "Identity", "Clip", "MatMul"], "matmul5"),
+    ],
+)
+def test_a_fused_node_has_the_name_of_what_works_in_it(absorbed, name):
+    nodes = tuple(
+        Node(f"{kind.lower()}{i}", kind, "", (), (), {}) for i, kind in enumerate(absorbed)
+    )
+    assert fuse._name(Fusion(Node("made", "QLinearConv", "", (), (), {}), nodes)) == name
+
+
+def test_nodes_are_found_by_every_name_that_the_file_has_for_them():
+    network = fuse.fuse(qdq_conv([["Relu"]]))
+    quantize, conv, dequantize = network.graph.nodes
+    assert network.node("x_quantize") == network.node("xq") == quantize
+    for name in ("conv", "relu", "x_dequantize", "w_dequantize", "y_quantize", "yq"):
+        assert network.node(name) == conv
+    assert network.node("y") == dequantize
+    with pytest.raises(UnusableInput, match=r"^model: ONNX Runtime runs xd inside another node; "):
+        network.node("xd")  # a tensor that it does not compute
+    # a node that went into two others
+    (fusion,) = network.fusions
+    twice = replace(network, fusions=(fusion, replace(fusion, made=replace(conv, name="other"))))
+    message = "model: relu is part of several nodes; name conv, other"
+    with pytest.raises(UnusableInput, match=f"^{re.escape(message)}$"):
+        twice.node("relu")
+    with pytest.raises(UnusableInput, match="no node named 'nope'; the nodes are x_quantize, conv"):
+        network.node("nope")
+
+
+def test_the_sessions_to_try():
+    assert fuse.candidates(load(MODELS / "resnet8.onnx")) == [ort.Settings(), NOTHING]
+    assert fuse.candidates(qdq_conv()) == [QDQ, ort.Settings(), NOTHING]
+
+
+def test_the_first_session_that_opens_is_taken(monkeypatch):
+    model = qdq_conv()
+    # in a default session ONNX Runtime makes uint8 of int8, and so exact products are needed
+    exact = ort.Settings((ort.EXACT,))
+    monkeypatch.setattr(fuse, "_opens", lambda _, settings: settings != QDQ)
+    assert fuse.fuse(model).settings == exact
+    monkeypatch.setattr(fuse, "_opens", lambda _, settings: settings in (NOTHING, exact))
+    assert fuse.fuse(model).settings == NOTHING
+    monkeypatch.setattr(fuse, "_opens", lambda *_: False)
+    assert fuse.fuse(model).settings == ort.Settings()
+
+
+def test_a_file_that_no_session_opens_is_refused_with_its_name():
+    for call in (fuse.fuse, lambda model: oracle.settle(model, {})):
+        with pytest.raises(Refused, match=r"^broken.onnx: ONNX Runtime refuses it \("):
+            call(refusing(qdq_conv()))
+
+
+def test_exact_products_are_asked_for_where_they_work(monkeypatch):
+    model = load(UINT8)
+    network = fuse.fuse(model)
+    assert network.settings.entries[-1] == ort.EXACT
+    # besides what was there, and at the same level
+    assert fuse.fuse(model, QDQ).settings == replace(QDQ, entries=(ort.INT8_QDQ, ort.EXACT))
+    real = fuse._opens
+    monkeypatch.setattr(
+        fuse, "_opens", lambda m, s: ort.EXACT not in s.entries and real(m, s)
+    )  # fmt: skip
+    assert fuse.fuse(model).settings.entries == network.settings.entries[:-1]
+
+
+# --- sessions
+
+
+def outputs_of(session) -> list[str]:
+    return [output.name for output in session.get_outputs()]
+
+
+def test_a_session_of_the_graph_hands_out_what_is_asked_for_and_its_ends():
+    network = fuse.fuse(qdq_conv([["Relu"]]))
+    assert outputs_of(oracle.open_graph(network, ())) == ["y"]
+    # no constants, no inputs, nothing twice
+    names = ["yq", "x", "w", "xq", "yq", "y"]
+    assert outputs_of(oracle.open_graph(network, names)) == ["yq", "xq", "y"]
+    with pytest.raises(Refused, match=r"^model: ONNX Runtime refuses it \("):
+        oracle.open_graph(network, ["nope"])
+
+
+@pytest.mark.parametrize(
+    ("path", "level"),
+    [(BOOK, ort.Level.ORT_DISABLE_ALL), (UINT8, ort.Level.ORT_ENABLE_EXTENDED)],
+)
+def test_the_graph_is_not_optimized_again(path, level, monkeypatch):
+    network, seen = fuse.fuse(load(path)), []
+    monkeypatch.setattr(ort, "open_session", lambda source, settings: seen.append(settings))
+    oracle.open_graph(network, ())
+    assert seen == [replace(network.settings, level=level)]
+    oracle.open_file(network.file, network.settings)
+    assert seen[1] == network.settings
+
+
+def test_what_a_session_computes_by_name():
+    model = qdq_conv(more_outputs=["c"])
+    x = read_feeds(model)[0].values
+    session = oracle.open_file(model, QDQ)
+    both = oracle.outputs(model, session, x)
+    assert list(both) == ["y", "c"]
+    one = oracle.outputs(model, session, x, iter(["c"]))
+    assert list(one) == ["c"] and (one["c"] == both["c"]).all()
+    with pytest.raises(Refused, match=r"^model: ONNX Runtime refuses it \("):
+        oracle.outputs(model, session, {"x": np.zeros((1, 9, 6, 6), F)})
+    with pytest.raises(Refused, match=r"^broken.onnx: ONNX Runtime refuses it \("):
+        oracle.open_file(refusing(model), QDQ)
+
+
+def test_the_first_session_that_runs_is_settled_on(monkeypatch):
+    model = qdq_conv()
+    x, real, tried = read_feeds(model)[0].values, fuse.fuse, []
+
+    def counted(model, settings):
+        tried.append(settings)
+        if len(tried) < 3:
+            raise Refused(f"refusal {len(tried)}")
+        return real(model, settings)
+
+    monkeypatch.setattr(oracle, "fuse", counted)
+    assert oracle.settle(model, x).settings == NOTHING
+    assert tried == [QDQ, ort.Settings(), NOTHING]
+    tried.clear()
+    monkeypatch.setattr(oracle, "fuse", lambda *_: tried.append(1) or counted(model, QDQ))
+    monkeypatch.setattr(oracle, "candidates", lambda _: [QDQ])
+    with pytest.raises(Refused, match=r"^refusal 2$"):
+        oracle.settle(model, x)
+
+
+def test_a_session_that_opens_and_does_not_run_is_not_settled_on(monkeypatch):
+    model = qdq_conv()
+    x, real = read_feeds(model)[0].values, oracle.outputs
+    for fails in (0, 1):  # on the file, and on its graph
+
+        def outputs(model, session, feeds, names=None, state=[], fails=fails):  # noqa: B006
+            state.append(session)
+            if len(state) == fails + 1:
+                raise Refused("it does not run")
+            return real(model, session, feeds, names)
+
+        monkeypatch.setattr(oracle, "outputs", outputs)
+        assert oracle.settle(model, x).settings == ort.Settings((ort.EXACT,))
+
+
+# --- the verdict
+
+
+def comparison(mismatches=0, tensor="t", elements=6, largest=0, first=None) -> Comparison:
+    return Comparison(tensor, "n", "o", "int8", (6,), elements, mismatches, largest, first)
+
+
+def verdict(outputs=(), tensors=(), left_out=None) -> validate.Verdict:
+    coverage = validate.Coverage(2, 1, 1, 1, {}, left_out or {})
+    return validate.Verdict("m", ("x",), "s", tuple(outputs), tuple(tensors), coverage, None)
+
+
+def test_the_status_of_a_verdict():
+    good, bad = comparison(), comparison(1)
+    assert verdict([good], [good]).status == "PASS"
+    assert verdict([good], [bad]).status == verdict([bad], [good]).status == "FAIL"
+    assert verdict([good], [good], {"why": ["n"]}).status == "PARTIAL"
+    assert verdict([bad], [], {"why": ["n"]}).status == "FAIL"
+    for made_verdict, status in ((verdict([good]), 0), (verdict([bad]), 1)):
+        found = made_verdict.as_json()
+        assert found["status"] == status and found["verdict"] == made_verdict.status
+        assert found["outputs"] == [c.as_json() for c in made_verdict.outputs]
+        assert found["tensors"] == [] and found["coverage"]["quantized"] == 2
+    assert verdict([], [], {"why": ["n"]}).as_json()["status"] == 3
+
+
+def test_comparisons_of_several_inputs_are_added():
+    first, later = Mismatch((0,), 1, 2), Mismatch((5,), 3, 4)
+    found = validate._merged(
+        [
+            comparison(tensor="a"), comparison(2, "b", 6, 9, first),
+            comparison(1, "a", 4, 3, later), comparison(1, "b", 6, 5, later),
+            comparison(tensor="a", elements=5),
+        ]
+    )  # fmt: skip
+    assert found == (
+        comparison(1, "a", 6 + 4 + 5, 3, later),
+        comparison(3, "b", 12, 9, first),
+    )
+
+
+def test_coverage_is_counted_by_what_was_done():
+    def step(name, op_type, how, reason="", quantized=True, domain=""):
+        return Step(Node(name, op_type, domain, (), (), {}), {}, how, reason, quantized)
+
+    found = validate._coverage(
+        [
+            step("a", "QLinearConv", RECOMPUTED), step("b", "QLinearConv", LEFT_OUT, "why"),
+            step("c", "QLinearMul", LEFT_OUT, "why"), step("d", "QLinearX", LEFT_OUT, "other"),
+            step("e", "Conv", FLOAT, quantized=False), step("f", "Relu", FLOAT, quantized=False),
+            step("g", "Relu", FLOAT, quantized=False), step("h", "Reshape", RECOMPUTED),
+            step("i", "Reshape", RECOMPUTED, quantized=False),
+            step("j", "FusedConv", FLOAT, quantized=False, domain="com.microsoft"),
+        ]
+    )  # fmt: skip
+    assert found == validate.Coverage(
+        quantized=5, recomputed=2, mac=4, mac_recomputed=1,
+        float={"Conv": 1, "Relu": 2, "com.microsoft.FusedConv": 1},
+        left_out={"why": ["b", "c"], "other": ["d"]},
+    )  # fmt: skip
+
+
+def test_a_verdict_to_the_field():
+    model = qdq_conv(more_outputs=["c"])
+    feeds = [Feed({"x": np.full((1, 4, 6, 6), v, F)}, f"all {v}") for v in (0, 1)]
+    found = validate.validate(model, feeds)
+    assert found.model == "model" and found.inputs == ("all 0", "all 1") and found.notes == ()
+    assert found.session == 'extended optimizations, session.qdqisint8allowed = "1"'
+    # c is an output, so the convolution stays in float; its bias is int32, which is no quantized
+    # tensor where integer products did not make it
+    assert [(c.tensor, c.node, c.elements) for c in found.outputs] == [
+        ("y", "y_dequantize", 128), ("c", "conv", 128),
+    ]  # fmt: skip
+    assert {(c.tensor, c.node, c.operator) for c in found.tensors} == {
+        ("wd", "w_dequantize", "DequantizeLinear"),
+        ("xq", "x_quantize", "QuantizeLinear"), ("xd", "x_dequantize", "DequantizeLinear"),
+        ("yq", "y_quantize", "QuantizeLinear"),
+    }  # fmt: skip
+    assert {c.tensor: c.elements for c in found.tensors}["xq"] == 2 * 144
+    assert found.status == "PASS" and all(c.equal for c in (*found.outputs, *found.tensors))
+    assert found.coverage.float == {"Conv": 1} and found.coverage.mac == 1
+    assert found.default == validate.Default(256, 0, 1, 1)
+
+
+def test_the_default_session_is_described_beside():
+    """By default int8 pairs are not fused as they are: what differs is counted."""
+    found = verdict_of(qdq_conv([["Relu"]]))
+    assert found.default.elements == found.outputs[0].elements
+    plain = ort.open_session(qdq_conv([["Relu"]]).source, ort.DEFAULT)
+    x = read_feeds(qdq_conv([["Relu"]]))[0].values
+    here = ort.open_session(qdq_conv([["Relu"]]).source, QDQ)
+    differing = int((plain.run(None, x)[0] != here.run(None, x)[0]).sum())
+    assert found.default.mismatches == differing
+    assert found.default.float_mac_here == 0
+
+
+def test_where_the_default_session_does_not_run_it_is_not_described(monkeypatch):
+    real = oracle.open_file
+
+    def refuses(model, settings):
+        if settings == ort.DEFAULT:
+            raise Refused("not so")
+        return real(model, settings)
+
+    monkeypatch.setattr(oracle, "open_file", refuses)
+    found = verdict_of(qdq_conv())
+    assert found.default is None and found.status == "PASS" and found.as_json()["default"] is None
+
+
+def test_progress_is_told_a_title_and_the_number_of_steps():
+    told, walked = [], []
+
+    def progress(steps, title, count):
+        told.append((title, count))
+        for step in steps:
+            walked.append(step.node.name)
+            yield step
+
+    model = qdq_conv()
+    feeds = [Feed({"x": np.zeros((1, 4, 6, 6), F)}, title) for title in ("a", "b")]
+    assert validate.validate(model, feeds, progress=progress).status == "PASS"
+    assert told == [("a", 3), ("b", 3)]
+    assert walked == ["x_quantize", "conv", "y_dequantize"] * 2
+
+
+def test_tensors_in_between_are_not_asked_for_where_that_changes_the_outputs(monkeypatch):
+    real = ort.run_session
+    model, note = (
+        qdq_conv(),
+        "asking ONNX Runtime for tensors in between changes what it computes; ",
+    )
+
+    def changed(session, names, feeds):
+        found = real(session, names, feeds)
+        return [v + F(1) for v in found] if "yq" in outputs_of(session) else found
+
+    for fake in (changed, None):
+        with monkeypatch.context() as patch:
+            if fake:
+                patch.setattr(ort, "run_session", fake)
+            else:  # or where ONNX Runtime does not open such a session
+                patch.setattr(validate, "_open_between", lambda _: None)
+            found = verdict_of(model)
+        assert found.status == "PASS" and found.tensors == ()
+        assert found.notes == (note + "only the graph's outputs were compared",)
+
+
+def test_a_session_that_fails_in_between_is_not_used():
+    network = fuse.fuse(qdq_conv())
+    x = read_feeds(network.file)[0].values
+    session = validate._open_between(network)
+    assert outputs_of(session) == ["xq", "yq", "y"]
+    wanted = oracle.outputs(network.file, session, x, ["y"])
+    assert validate._runs_the_same(session, x, wanted)
+    assert not validate._runs_the_same(session, x, {"y": wanted["y"] + 1})
+    assert not validate._runs_the_same(session, x, {"nope": wanted["y"]})
+    assert not validate._runs_the_same(None, x, wanted)
+    nothing = replace(network, graph=replace(network.graph, outputs={"nope": None}))
+    assert validate._open_between(nothing) is None
+
+
+def test_an_output_that_is_an_input_or_a_constant():
+    """An output may be an input, or a constant, itself."""
+    model = made(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [1, 4])},
+        {"y": (TensorProto.FLOAT, None), "x": (TensorProto.FLOAT, [1, 4]),
+         "s": (TensorProto.FLOAT, [])},
+        {"s": F(0.5), "z": np.int8(0)},
+    )  # fmt: skip
+    found = verdict_of(model, x=F([[1, 2, 3, 4]]))
+    assert found.status == "PASS"
+    assert [(c.tensor, c.node) for c in found.outputs][1:] == [("x", ""), ("s", "")]
+
+
+# --- one node alone
+
+
+def test_nodes_are_checked_alone_on_onnx_runtimes_tensors():
+    network = fuse.fuse(load(BOOK))
+    feed = read_feeds(network.file)[0]
+    nodes = [network.node("stem_quant"), network.node("dense_quant")]
+    found = list(validate.check_nodes(network, nodes, feed))
+    assert [c.node for c in found] == nodes and all(c.equal for c in found)
+    (stem,) = found[0].comparisons
+    assert (stem.tensor, stem.node, stem.operator) == (
+        nodes[0].outputs[0], "stem_quant", "QLinearConv",
+    )  # fmt: skip
+    theirs = ort.tensors(network.file, feed.values["image"])
+    for checked in found:
+        for name in (checked.node.inputs[0], checked.node.outputs[0]):
+            assert (checked.values[name] == theirs[name]).all()
+
+
+def test_a_node_alone_can_fail_or_be_refused(monkeypatch):
+    network = fuse.fuse(qdq_conv())
+    feed = read_feeds(network.file)[0]
+    conv = network.node("conv")
+    real = engine.computed
+    monkeypatch.setattr(
+        engine, "computed", lambda *given: {k: v + 1 for k, v in real(*given).items()}
+    )
+    (checked,) = validate.check_nodes(network, [conv], feed)
+    assert not checked.equal and checked.comparisons[0].mismatches == checked.values["yq"].size
+
+    def refuses(*_):
+        raise UnusableInput("it is bad")
+
+    monkeypatch.setattr(engine, "computed", refuses)
+    with pytest.raises(UnusableInput, match=r"^model: node conv: it is bad$"):
+        list(validate.check_nodes(network, [conv], feed))
+    unknown = replace(conv, op_type="QLinearNew", domain="com.microsoft")
+    message = "model: node conv: com.microsoft.QLinearNew is not computed yet"
+    with pytest.raises(UnusableInput, match=f"^{re.escape(message)}$"):
+        list(validate.check_nodes(network, [unknown], feed))
+
+
+def test_nothing_quantized_is_refused_with_what_there_is():
+    message = "resnet8.onnx: no quantized operator (its operators: Add, Conv, Flatten, Gemm, "
+    with pytest.raises(UnusableInput, match=re.escape(message)):
+        verdict_of(load(MODELS / "resnet8.onnx"))
