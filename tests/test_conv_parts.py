@@ -1,14 +1,18 @@
 """The parts of a convolution: where its windows lie, what its sums may reach, its running sums."""
 
+import threading
+
 import numpy as np
 import pytest
 from conftest import examples
 from hypothesis import given
 from test_qlinear_conv import convs, record, tie_inputs
+from threadpoolctl import ThreadpoolController
 
 from qlinear.explain import work
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators import qlinear_conv_fast as fast
+from qlinear.operators import threads
 from qlinear.ort import run_operator
 
 F = np.float32
@@ -198,3 +202,102 @@ def test_how_a_padded_image_lies_in_memory(pads, strides, size, wide):
         assert lay.positions == ((lay.count, 1),)
     else:
         assert lay.positions == ((2, 2 * size[1]), (5, 1))
+
+
+def planned(size, weights=(2, 1, 3, 3), images=1):
+    """The plan of a convolution of these images, without padding."""
+    x, zero = np.zeros((images, weights[1], *size), np.int8), np.int8(0)
+    conv = qc.Conv(F(1), zero, np.ones(weights, np.int8), F(1), zero, F(1), zero)
+    return fast.plan(x, conv, *fast.folded(0, conv.w, conv.w_zero_point, None))
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks"),
+    [
+        ((4, 25), 1),  # 100 positions are one block
+        ((4, 26), 2),
+        ((6, 40), 2),  # halves of 3 rows: an odd number is not halved again
+        ((8, 100), 8),
+        ((7, 90), 1),
+    ],
+)
+def test_blocks_are_of_about_100_positions(size, blocks):
+    assert planned(size, (2, 1, 1, 1)).blocks == blocks
+
+
+@pytest.mark.parametrize(
+    ("cache", "images", "held", "copied"),
+    [
+        # an image takes 4 bytes for each of 2 x 10 sums and 20 for itself; its columns 360
+        (1, 9, 1, 1),  # one image, where nothing fits
+        (600, 9, 3, 1),
+        (1000, 9, 5, 2),
+        (1200, 9, 6, 3),
+        (1200, 2, 2, 2),  # never more than there are
+        (2400, 9, 9, 6),
+    ],
+)
+def test_a_thread_holds_as_many_images_as_its_cache(monkeypatch, cache, images, held, copied):
+    monkeypatch.setattr(fast, "CACHE", cache)
+    plan = planned((4, 5))
+    assert (plan.layout.count, plan.plane, plan.taps) == (10, 20, 9)
+    memory = fast.buffers(plan, images)
+    assert memory.acc.shape == (held, 2, 10) and memory.inside.shape == (held, 1, 4, 5)
+    assert memory.copied.shape == (copied, 1, 1, 3, 3, 10)
+    assert memory.columns.shape == (copied, 1, 1, 10, 10)  # with the input that is always 1
+    assert (memory.columns[:, :, :, 9] == 1).all()
+    assert memory.acc.dtype == memory.columns.dtype == memory.copied.dtype == F
+    assert memory.windows.dtype == np.int8 and not memory.windows.flags.writeable
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_threads_share_a_batch_in_equal_parts(monkeypatch, count):
+    monkeypatch.setattr(threads, "THREADS", 3)
+    calls, names = [], set()
+
+    def work(first, last):
+        calls.append((first, last))
+        names.add(threading.get_ident())
+        blas = ThreadpoolController().select(user_api="blas").info()
+        held.update(library["num_threads"] for library in blas)
+        barrier.wait(timeout=30)  # each part in a thread of its own
+
+    held, parts = set(), min(count, 3)
+    barrier = threading.Barrier(parts)
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        threads.share(work, count)
+        after = {v["num_threads"] for v in ThreadpoolController().select(user_api="blas").info()}
+    wanted = {1: [(0, 1)], 2: [(0, 1), (1, 2)], 3: [(0, 1), (1, 2), (2, 3)]}
+    assert sorted(calls) == wanted.get(count, [(0, 2), (2, 4), (4, 7)])
+    assert len(names) == parts
+    if parts > 1:
+        assert held <= {1}  # which keep BLAS to one thread each
+    assert after <= {2}
+
+
+def test_who_comes_while_threads_share_works_alone(monkeypatch):
+    monkeypatch.setattr(threads, "THREADS", 2)
+    inner = []
+
+    def outer(first, last):
+        if first == 0:
+            threads.share(lambda *part: inner.append(part), 8)
+
+    caller = threading.Thread(target=threads.share, args=(outer, 2), daemon=True)
+    caller.start()
+    caller.join(timeout=30)
+    assert not caller.is_alive() and inner == [(0, 8)]
+    inner.clear()
+    threads.share(lambda *part: inner.append(part), 8)  # and afterwards they share again
+    assert sorted(inner) == [(0, 4), (4, 8)]
+
+
+def test_a_part_that_fails_fails_the_whole(monkeypatch):
+    monkeypatch.setattr(threads, "THREADS", 2)
+
+    def fails(first, last):
+        if first:
+            raise ValueError("the second part")
+
+    with pytest.raises(ValueError, match="the second part"):
+        threads.share(fails, 2)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from qlinear import ort
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Node
-from qlinear.operators import MOVERS, moved
+from qlinear.operators import MOVERS, moved, movers
 from qlinear.operators.flatten import flatten
 from qlinear.operators.max_pool import max_pool
 
@@ -56,6 +56,13 @@ def test_any_legal_max_pool_equals_ort(case):
     assert (ours == theirs).all()
 
 
+def test_without_ceil_mode_a_rest_is_left_out():
+    x = integers(np.random.default_rng(0), (1, 2, 7))
+    theirs = ort.run_operator("MaxPool", dict(X=x), kernel_shape=[2], strides=[3])
+    assert max_pool(x, kernel_shape=[2], strides=[3]).tolist() == theirs.tolist()
+    assert theirs.shape == (1, 2, 2)
+
+
 def test_padding_never_wins_a_max_pool():
     x = np.full((1, 1, 3), -128, np.int8)
     x[0, 0, 1] = -127
@@ -73,6 +80,7 @@ def test_padding_never_wins_a_max_pool():
         (4, [0, 1], 3, 2),
         (3, [0, 1], 3, 1),  # one more would start behind the image, in its padding
         (5, [1, 1], 2, 3),
+        (6, [1, 0], 3, 3),  # one more starts at the last element, because of the padding before it
     ],
 )
 def test_where_the_last_window_of_ceil_mode_starts(size, pads, stride, out):
@@ -86,6 +94,7 @@ def test_where_the_last_window_of_ceil_mode_starts(size, pads, stride, out):
 
 @pytest.mark.parametrize("axis", [None, -4, -3, -1, 0, 1, 2, 3, 4])
 def test_flatten(axis):
+    assert flatten(np.array(5, np.int8), axis=0).tolist() == [[5]]  # a scalar has no axis
     x = integers(np.random.default_rng(0), (2, 3, 4, 5))
     options = {} if axis is None else {"axis": axis}
     theirs = ort.run_operator("Flatten", dict(input=x), **options)
@@ -143,9 +152,11 @@ def test_an_output_that_is_left_out_is_none():
 
 
 def test_a_mover_is_computed_as_its_opset_has_it():
-    # before opset 13 the lengths of Split were an attribute
-    node = Node("node", "Split", "", ("x",), ("a", "b"), dict(axis=1, split=[1, 3]))
-    assert [y.shape for y in moved(node, [X], 11)] == [(2, 1, 6), (2, 3, 6)]
+    # since opset 13 the axes of Unsqueeze are an input; before, they were an attribute
+    node = Node("node", "Unsqueeze", "", ("x",), ("y",), dict(axes=[0]))
+    assert moved(node, [X], 11)[0].shape == (1, 2, 4, 6)
+    with pytest.raises(Unsupported, match=r"^Unsqueeze: "):
+        moved(node, [X], 13)
 
 
 def test_a_move_that_is_not_possible_is_named_in_one_short_line():
@@ -155,3 +166,13 @@ def test_a_move_that_is_not_possible_is_named_in_one_short_line():
     text = str(caught.value)
     assert "\n" not in text and len(text) <= len("Reshape: ") + 200
     assert isinstance(caught.value, UnusableInput)
+    # of an exception without words its name, and of many words the first 200
+    for error, said in ((ValueError(), "ValueError"), (ValueError("x" * 999), "x" * 200)):
+
+        def fails(*_, error=error):
+            raise error
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(movers, "ReferenceEvaluator", fails)
+            with pytest.raises(Unsupported, match=f"^Reshape: {said}$"):
+                moved(node, [X, np.int64([5, 5])], 21)

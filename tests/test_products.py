@@ -7,6 +7,7 @@ from conftest import MODELS
 from qlinear.onnx_model import load
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.conv_integer import conv_integer
+from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 from qlinear.operators.qgemm import as_conv, qgemm
 from qlinear.operators.qlinear_add import a_is_constant, factors, fma, qlinear_add
@@ -87,6 +88,17 @@ def test_scales_and_zero_points_of_columns_belong_to_the_last_axis():
         alone = qlinear_matmul(*common, *column, F(2), np.int8(1))
         assert (found[:, n : n + 1] == alone).all() and (gemm[:, n : n + 1] == alone).all()
     assert len(np.unique(found)) > 3
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_few_columns_have_scales_of_their_own(columns):
+    rng = np.random.default_rng(0)
+    inputs = dict(
+        a=integers(rng, np.int8, (3, 4)), a_scale=F(0.1), a_zero_point=np.int8(3),
+        b=integers(rng, np.int8, (4, columns)), b_scale=F([0.1, 0.7])[:columns],
+        b_zero_point=np.zeros(columns, np.int8), y_scale=F(2), y_zero_point=np.int8(1),
+    )  # fmt: skip
+    equal(qlinear_matmul(*inputs.values()), run_operator("QLinearMatMul", inputs))
 
 
 def test_sums_of_1024_products_pass_24_bits_and_equal_ort():
@@ -243,6 +255,7 @@ def test_pooling_over_any_number_of_axes(shape):
 def test_the_factor_of_a_pooling_is_rounded_twice():
     rng = np.random.default_rng(0)
     other = 0
+    assert pool_scale(0.1, 0.7, 3) == F(F(0.1) / F(F(0.7) * F(3)))  # of Python's numbers too
     for _ in range(300):
         x, y, pixels = F(rng.uniform(0.01, 1)), F(rng.uniform(0.01, 1)), int(rng.integers(2, 99))
         found = pool_scale(x, y, pixels)
@@ -278,3 +291,23 @@ def test_the_type_of_the_output():
     assert quantize_linear(x, F(1), output_dtype=3).dtype == np.int8
     assert quantize_linear(x, F(1), np.int16(3), precision=1).tolist() == [4, 5, 303, -2]
     assert quantize_linear(F([1, 2]), F([1, 2]), axis=0).tolist() == [1, 1]
+
+
+def test_an_overflow_saturates_without_a_warning():
+    with np.errstate(all="raise"):
+        assert quantize_linear(F([3e38, -3e38]), F(0.1), np.int8(5)).tolist() == [127, -128]
+
+
+def test_dequantize_linear_at_its_edges():
+    # float32 is the type that 0 and 1 stand for
+    x = np.int8([[1, 2], [3, 4]])
+    for options in ({}, dict(output_dtype=0), dict(output_dtype=1), dict(axis=1)):
+        found = dequantize_linear(x, F([1, 10]), np.int8([0, 1]), **options)
+        assert found.dtype == F and found.tolist() == [[1, 10], [3, 30]]
+    # the difference of two int32 wraps, as ONNX Runtime's does, and is rounded by the conversion
+    inputs = dict(x=np.int32([-(2**31), 5, 2**24 + 1]), x_scale=F(1), x_zero_point=np.int32(1))
+    found = dequantize_linear(*inputs.values())
+    equal(found, run_operator("DequantizeLinear", inputs))
+    assert found.tolist() == [2.0**31, 4, 2**24]
+    odd = dict(x=np.int32([2**24 + 1, 2**24 + 3]), x_scale=F(3))
+    equal(dequantize_linear(*odd.values()), run_operator("DequantizeLinear", odd))

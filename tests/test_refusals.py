@@ -224,6 +224,7 @@ CASES = [
         "y_scale has shape (3, 2): not the 2-blocks of (2, 3) along axis 1",
     ),
     ("dequantize", dict(x=np.zeros((2, 3), np.int64)), "x has type int64: an integer of 2 to 16"),
+    ("dequantize", dict(output_dtype=2), "output_dtype is 2: only float32 (1) is supported"),
     ("dequantize", dict(output_dtype=10), "output_dtype is 10: only float32 (1) is supported"),
     ("dequantize", dict(x_scale=F(0)), "x_scale is"),
     ("dequantize", dict(x_scale=np.ones(3)), "x_scale has type float64: float32 needed"),

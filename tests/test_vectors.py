@@ -23,7 +23,7 @@ NAME = "a node/of a strange name*/"
 
 def model_of(x_shape=(1, 4, 5, 6), kernel=(3, 2), **attributes) -> Model:
     """One layer in which no two sizes are alike, on ties, with saturation at both ends."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(2)
     attributes = attributes or dict(group=2, pads=[1, 0, 1, 1], strides=[2, 1], dilations=[1, 2])
     inputs = dict(
         x=np.zeros(x_shape, np.int8), x_scale=F(1), x_zero_point=np.int8(-7),
@@ -71,7 +71,7 @@ def layer_of(network) -> vectors.Layer:
 
 
 def test_the_manifest(made):
-    network, feeds, out, manifest, seen = made
+    _, _, out, manifest, seen = made
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(
         json.dumps(manifest)
     )
@@ -216,7 +216,7 @@ def test_a_c_array():
 
 
 def test_the_c_header(made):
-    network, _, out, manifest, _ = made
+    _, _, out, manifest, _ = made
     folder = manifest["layers"][0]["folder"]
     text = (out / folder / "layer.h").read_text()
     guard = "QLINEAR_00_A_NODE_OF_A_STRANGE_NAME___H"
@@ -274,7 +274,7 @@ def test_a_batch_is_split_in_its_order():
 def test_nothing_is_written_of_nothing(made, tmp_path):
     network, feeds, *_ = made
     for nodes, given in (([], feeds), (list(network.graph.nodes), [])):
-        with pytest.raises(UnusableInput, match="small.onnx: no layer or no image to write vec"):
+        with pytest.raises(UnusableInput, match=r"small.onnx: no layer or no image to write vec"):
             vectors.write(network, given, tmp_path / "out", nodes)
     assert not list(tmp_path.iterdir())
 
