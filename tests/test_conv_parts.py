@@ -301,3 +301,24 @@ def test_a_part_that_fails_fails_the_whole(monkeypatch):
 
     with pytest.raises(ValueError, match="the second part"):
         threads.share(fails, 2)
+
+
+def test_every_stage_by_hand():
+    conv = qc.Conv(
+        F(0.5), np.int8(1), np.int8([[[2, -1]], [[100, 0]]]), F([1, 2]), np.int8(0), F(1),
+        np.int8(10), np.int32([3, 0]), dict(pads=[1, 0]),
+    )  # fmt: skip
+    st = qc.stages(np.int8([[[5, -3]]]), conv)
+    assert st.padded.tolist() == [[[1, 5, -3]]] and st.padded.dtype == np.int8
+    # 0 and 4, then 4 and -4, by 2 and -1, and by 100 and 0
+    assert st.sums.tolist() == [[[-4, 12], [0, 400]]] and st.sums.dtype == np.int32
+    assert st.acc.tolist() == [[[-1, 15], [0, 400]]] and st.acc.dtype == np.int32
+    assert st.factor.tolist() == [0.5, 1] and st.factor.dtype == F
+    assert st.scaled.tolist() == [[[-0.5, 7.5], [0, 400]]] and st.scaled.dtype == F
+    assert st.rounded.tolist() == [[[10, 18], [10, 410]]] and st.rounded.dtype == F
+    assert st.y.tolist() == [[[10, 18], [10, 127]]] and st.y.dtype == np.int8
+
+
+def test_per_tensor_weights_have_a_factor_for_each_channel():
+    conv = ranged()
+    assert conv.factor.tolist() == [1, 1] and conv.factor.flags.c_contiguous
