@@ -8,14 +8,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from conftest import MODELS
 from onnx import TensorProto, helper
 
 from qlinear import oracle, vectors
 from qlinear.errors import UnusableInput
-from qlinear.inputs import Feed
-from qlinear.onnx_model import Model, from_proto
+from qlinear.inputs import Feed, load_samples
+from qlinear.onnx_model import Model, from_proto, load
 from qlinear.operators import qlinear_conv as qc
-from qlinear.ort import operator_model
+from qlinear.ort import operator_model, tensors
 
 F = np.float32
 NAME = "a node/of a strange name*/"
@@ -49,9 +50,9 @@ def images(model: Model, count: int) -> list[Feed]:
     ]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    model, out = model_of(), tmp_path_factory.mktemp("made") / "out"
+@pytest.fixture
+def made(tmp_path):
+    model, out = model_of(), tmp_path / "out"
     feeds = images(model, 2)
     network = oracle.settle(model, feeds[0].values)
     seen = []
@@ -275,8 +276,8 @@ def test_nothing_is_written_of_nothing(made, tmp_path):
     network, feeds, *_ = made
     for nodes, given in (([], feeds), (list(network.graph.nodes), [])):
         with pytest.raises(UnusableInput, match=r"small.onnx: no layer or no image to write vec"):
-            vectors.write(network, given, tmp_path / "out", nodes)
-    assert not list(tmp_path.iterdir())
+            vectors.write(network, given, tmp_path / "other", nodes)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
@@ -296,3 +297,20 @@ def test_a_layer_without_vectors_is_refused_and_nothing_is_left(model, message, 
     with pytest.raises(UnusableInput, match=f"^{re.escape(wanted)}$"):
         vectors.write(network, feeds, tmp_path / "out", list(network.graph.nodes))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_inside_a_network_has_the_tensors_around_it(tmp_path):
+    model = load(MODELS / "resnet8_int8.onnx")
+    x = load_samples()[0][:2].astype(F)
+    feeds = [Feed({"image": x[i : i + 1]}, f"image {i}") for i in range(2)]
+    network = oracle.settle(model, feeds[0].values)
+    nodes = [network.node("block3_conv2_quant"), network.node("stem_quant")]
+    manifest = vectors.write(network, feeds, tmp_path / "out", nodes)
+    theirs = tensors(model, x)
+    assert [layer["name"] for layer in manifest["layers"]] == [node.name for node in nodes]
+    assert manifest["layers"][1]["folder"] == "01_stem_quant"
+    for node, layer in zip(nodes, manifest["layers"], strict=True):
+        for index in range(2):
+            arrays = np.load(tmp_path / "out" / layer["folder"] / f"image{index:02d}.npz")
+            assert (arrays["x"][0] == theirs[node.inputs[0]][index]).all()
+            assert (arrays["y"][0] == theirs[node.outputs[0]][index]).all()
