@@ -1,5 +1,8 @@
 """Products, sums and pooling of unusual shapes: against ONNX Runtime, or Python's integers."""
 
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
 from conftest import MODELS
@@ -218,18 +221,26 @@ def test_fma_of_arrays():
     assert found.dtype == F and found.tolist() == [[3.5, 5.5, 7.5], [6.5, 10.5, 14.5]]
     assert fma(F(2), F(3), F(4)).shape == ()
     assert fma(F(2), F(3), F([4, 5])).tolist() == [10, 11]
-    # a tie in float32 that the last bit of the product decides: up, down, and to even
-    one, tiny = F(1), F(2**-30)
-    half = F(2**-24)
-    assert fma(one, half, one) == 1  # the tie goes to even
-    assert fma(one + F(2**-23), half, one) == one + F(2**-23)
-    assert fma(one - half, half, one) == 1
-    assert fma(-(one + F(2**-23)), half, -one) == -(one + F(2**-23))
-    assert fma(tiny, tiny, F(1) + half * 2) == F(1) + F(2**-23)
-    # the sum in float64 is itself a tie of float32, and the part beyond it decides
-    above, below = F(2**-24) + F(2**-47), F(2**-24) - F(2**-48)
-    assert fma(above, one + F(2**-23), one) == one + F(2**-23)
-    assert fma(below, one - half, one) == 1
+
+
+def nearest_float32(exact: Fraction) -> np.float32:
+    """The float32 nearest to a fraction; of two, the one whose last bit is 0."""
+    guess = F(float(exact))
+    near = [np.nextafter(guess, F(-np.inf)), guess, np.nextafter(guess, F(np.inf))]
+    return min(near, key=lambda v: (abs(Fraction(float(v)) - exact), int(v.view(np.int32)) % 2))
+
+
+@pytest.mark.parametrize("tiny", [0, 2.0**-60, 2.0**-100, 2.0**-149])
+def test_fma_rounds_once_where_float64_ends_on_a_tie(tiny):
+    """(1 + i / 4096)(1 + j / 4096) is a tie of float32 for odd i * j; an addend too small for
+    float64 to hold beside it decides, and the addition alone would lose it."""
+    twice = 0
+    for i, j, sign, c in product(range(1, 40), (1, 3, 7), (1, -1), (tiny, -tiny)):
+        a, b, c = F(sign * (1 + i / 4096)), F(1 + j / 4096), F(c)
+        exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+        assert fma(a, b, c) == nearest_float32(exact)
+        twice += F(float(a) * float(b) + float(c)) != nearest_float32(exact)
+    assert (twice > 0) == (tiny > 0)
 
 
 # --- QLinearGlobalAveragePool
