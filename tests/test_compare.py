@@ -62,22 +62,27 @@ def test_another_type_or_shape_makes_every_element_a_mismatch(ours, theirs, coun
         (np.int8([-128, 5]), np.int8([127, 5]), 1, 255, (-128, 127)),
         (np.uint8([0, 255]), np.uint8([0, 0]), 1, 255, (255, 0)),
         (np.array([True, False]), np.array([True, True]), 1, 1, (False, True)),
-        (np.int64([2**40]), np.int64([0]), 1, 2**40, (2**40, 0)),
+        (np.int64([2**53 + 1]), np.int64([0]), 1, 2**53 + 1, (2**53 + 1, 0)),
+        (np.int64([0]), np.int64([-(2**53) - 1]), 1, 2**53 + 1, (0, -(2**53) - 1)),
         (F([1, 2, 3]), F([1, 2.5, 2]), 2, 1.0, (2.0, 2.5)),
         # the largest difference is that of numbers
         (F([np.inf, 1]), F([0, 1.5]), 2, 0.5, ("inf", 0.0)),
         (F([np.nan]), F([0]), 1, 0.0, ("nan", 0.0)),
         (F([0]), F([np.nan]), 1, 0.0, (0.0, "nan")),
         (F([-np.inf]), F([np.inf]), 1, 0.0, ("-inf", "inf")),
+        (F([np.inf, 1]), F([np.inf, 3]), 1, 2.0, (1.0, 3.0)),
+        (np.float64([1.7e308]), np.float64([-1.7e308]), 1, 0.0, (1.7e308, -1.7e308)),
         # nor are short floats in theirs
         (np.float16([2**15]), np.float16([-(2**15)]), 1, 65536.0, (32768.0, -32768.0)),
         (np.array(["a", "b"]), np.array(["a", "c"]), 1, 0, ("b", "c")),
         (np.array(["a", None], object), np.array(["a", "c"], object), 1, 0, ("None", "c")),
+        (np.array([b"a"], object), np.array([b"b"], object), 1, 0, ("b'a'", "b'b'")),
         (np.array(["a", 3], object), np.array(["a", "c"], object), 1, 0, (3, "c")),
     ],
 )
 def test_differences_of_every_kind(ours, theirs, mismatches, largest, first):
-    found = compare_arrays("t", ours, theirs)
+    with np.errstate(all="raise"):
+        found = compare_arrays("t", ours, theirs)
     assert found.mismatches == mismatches and not found.equal
     assert found.max_difference == largest and type(found.max_difference) is type(largest)
     assert (found.first.ours, found.first.ort) == first

@@ -84,8 +84,11 @@ def test_where_the_axis_of_the_weights_does_not_matter():
     other = [node("Transpose", ["w", "ws"], ["wd"], axis=1), layer]
     assert broken(conditions.weights_axis, QCONV, other, full) == []
     # a layer that needs no look does not end the search
-    both = [node("Conv", ["x", "nope"]), node("Relu", ["x", "wd"]), dequantize, layer]
-    assert len(broken(conditions.weights_axis, QCONV, both, full)) == 1
+    scalar = node("DequantizeLinear", ["w", "one"], ["vd"], axis=1)
+    first = [node("Conv", ["x", "nope"]), node("Relu", ["x", "wd"])]
+    first += [scalar, node("Conv", ["x", "vd"])]
+    found = broken(conditions.weights_axis, QCONV, [*first, *both], {**full, "one": F(1)})
+    assert found == [AXIS.format(1, 0)]
 
 
 # --- the bias
@@ -103,6 +106,7 @@ ZERO_POINT = "although the bias b has a zero point"
         ({"bs": F([0.125, 0.25]) * F(1 + 5e-7)}, []),  # the rounding of the product
         ({"bs": F([0.125, 0.25]) * F(1 + 5e-6)}, [OTHER_SCALE]),
         ({"bs": F([0.125, 0.125])}, [OTHER_SCALE]),
+        ({"bs": F([0.125, 0.25]), "bz": np.int32(0)}, []),
         ({"bs": F([0.125, 0.25]), "bz": np.int32([0, 0])}, []),
         ({"bs": F([0.125, 0.25]), "bz": np.int32([0, 1])}, [ZERO_POINT]),
         ({"bs": F([9, 9]), "bz": np.int32(7)}, [OTHER_SCALE, ZERO_POINT]),
@@ -114,6 +118,14 @@ def test_a_bias_is_in_units_of_the_accumulator(layer, constants, found):
     given = [node("Relu"), node("DequantizeLinear", inputs, ["bd"])]
     file = {"b": np.int32([7, 8]), **constants}
     assert broken(conditions.bias_scale, layer, given, file, SCALES) == found
+
+
+def test_small_scales_of_a_bias_differ_by_their_ratio():
+    given = [node("DequantizeLinear", ["b", "bs"], ["bd"])]
+    graph = {"xs": F(1e-5), "ws": F(1e-5)}
+    for scale, found in ((1e-10, []), (1.1e-10, [OTHER_SCALE])):
+        file = {"b": np.int32([7]), "bs": F(scale)}
+        assert broken(conditions.bias_scale, QCONV, given, file, graph) == found
 
 
 def test_what_is_no_bias_has_any_scale():

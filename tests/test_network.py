@@ -409,8 +409,13 @@ def test_nodes_are_checked_alone_on_onnx_runtimes_tensors():
     )  # fmt: skip
     theirs = ort.tensors(network.file, feed.values["image"])
     for checked in found:
-        for name in (checked.node.inputs[0], checked.node.outputs[0]):
+        around = {checked.node.inputs[0], checked.node.outputs[0]}
+        assert set(checked.values) == {"image", *around}  # and what is fed
+        for name in around:
             assert (checked.values[name] == theirs[name]).all()
+    wrong = Feed({"image": np.zeros((1, 3, 9, 9), F)}, "wrong")
+    with pytest.raises(Refused, match=r"resnet8_int8.onnx: ONNX Runtime refuses it \("):
+        list(validate.check_nodes(network, nodes, wrong))
 
 
 def test_a_node_alone_can_fail_or_be_refused(monkeypatch):

@@ -343,3 +343,14 @@ def test_a_comparison_names_tensor_node_and_operator():
     theirs["p"] = theirs["p"] + 1
     assert [c.mismatches for c in engine.compare(model, X, theirs)] == [0, 6, 0, 0]
     assert engine.compare(model, {"x": X}, theirs)[1].first.ort == 6
+
+
+def test_of_a_node_with_several_outputs_the_first_is_compared():
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("Split", ["q", "sizes"], ["a", "b"], axis=2),
+    ]
+    constants = {"s": F(0.5), "z": np.int8(3), "sizes": np.int64([1, 3])}
+    model = made(nodes, {"x": (FLOAT, [1, 2, 4])}, {"a": (INT8, None)}, constants)
+    checks = engine.compare(model, X)
+    assert [(c.tensor, c.elements, c.mismatches) for c in checks] == [("q", 8, 0), ("a", 2, 0)]
