@@ -1,8 +1,10 @@
 """What the tests share."""
 
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,11 @@ FEWER = int(os.environ.get("FEWER_EXAMPLES", "1"))
 def examples(count: int) -> settings:
     """Settings of a hypothesis test with so many examples, the same ones in every run."""
     return settings(max_examples=max(count // FEWER, 10), deadline=None, derandomize=True)
+
+
+def main_of(script: str) -> Callable[[list[str]], int | None]:
+    """The main of a command line in scripts/, to be called with its arguments."""
+    return runpy.run_path(str(ROOT / "scripts" / script))["main"]
 
 
 def needs(condition: bool, what: str) -> None:

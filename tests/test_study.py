@@ -1,8 +1,11 @@
 """How the models were measured: labels, differences between sessions, and each layer's noise."""
 
+import json
+
 import numpy as np
 import pytest
-from conftest import MODELS
+from conftest import MODELS, main_of
+from test_scripts import write_batches
 
 from qlinear.errors import UnusableInput
 from qlinear.inputs import load_samples
@@ -117,3 +120,20 @@ def test_a_layer_is_per_channel_from_1_db_on():
         return quantize.LayerNoise("layer", 20.0, 20.0 + gain)
 
     assert row(1.0).per_channel and not row(0.9375).per_channel and row(3).gain_db == 3
+
+
+def test_the_evaluation_writes_what_it_found(tmp_path, capsys):
+    main = main_of("evaluate.py")
+    write_batches(tmp_path / "cifar-10-batches-py")
+    out = tmp_path / "accuracy.json"
+    argv = ["--data-dir", str(tmp_path), "--models", str(MODELS), "--out", str(out)]
+    assert main([*argv, "--images", "3", "--data-note", "noise"]) == 0
+    found = json.loads(out.read_text())
+    assert found["images"] == 3 and len(found["models"]) == 5 and len(found["qdq"]) == 3
+    assert [m["differing"] for m in found["models"]] == [0] * 5
+    assert [m["elements"] for m in found["models"]] == [0] + [3 * 117_908] * 4
+    assert all(form["logits"] == 30 for form in found["qdq"])
+    assert "noise" in json.dumps(found["recorded"])
+    assert f"wrote {out}" in capsys.readouterr().out
+    with pytest.raises(UnusableInput, match="--images is 0: at least 1 needed"):
+        main([*argv, "--images", "0"])
