@@ -128,6 +128,12 @@ def test_small_scales_of_a_bias_differ_by_their_ratio():
         assert broken(conditions.bias_scale, QCONV, given, file, graph) == found
 
 
+def test_a_scale_of_a_bias_that_is_not_a_constant_is_unknown():
+    given = [node("DequantizeLinear", ["b", "bs"], ["bd"])]
+    graph = {"xs": F(1), "ws": F(1)}
+    assert broken(conditions.bias_scale, QCONV, given, {"b": np.int32([7])}, graph) == [OTHER_SCALE]
+
+
 def test_what_is_no_bias_has_any_scale():
     wrong = {"b": np.int32([7, 8]), "bs": F([9, 9]), "bz": np.int32([1, 1])}
     bias = node("DequantizeLinear", ["b", "bs", "bz"], ["bd"])

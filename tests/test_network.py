@@ -106,6 +106,13 @@ def test_the_sessions_to_try():
     assert fuse.candidates(qdq_conv()) == [QDQ, ort.Settings(), NOTHING]
 
 
+def test_whether_a_session_opens_a_file():
+    assert fuse._opens(qdq_conv(), QDQ)
+    assert not fuse._opens(refusing(qdq_conv()), QDQ)
+    nameless = ort.Settings((("", "1"),))  # an entry that ONNX Runtime refuses
+    assert not fuse._opens(qdq_conv(), nameless)
+
+
 def test_the_first_session_that_opens_is_taken(monkeypatch):
     model = qdq_conv()
     # in a default session ONNX Runtime makes uint8 of int8, and so exact products are needed
@@ -312,6 +319,16 @@ def test_the_default_session_is_described_beside():
     assert found.default.float_mac_here == 0
 
 
+def test_the_default_session_is_described_at_the_level_of_the_verdicts():
+    """At the level at which nothing is fused, nothing sets the two apart."""
+    network = fuse.fuse(qdq_conv(), NOTHING)
+    found = validate._default(network.file, network, [comparison(2), comparison(1)])
+    assert found == validate.Default(12, 3, 1, 1)
+    fused = fuse.fuse(qdq_conv(), QDQ)
+    assert validate._default(fused.file, fused, [comparison()]).float_mac_here == 0
+    assert validate._default(fused.file, fused, []) is None
+
+
 def test_where_the_default_session_does_not_run_it_is_not_described(monkeypatch):
     real = oracle.open_file
 
@@ -445,3 +462,28 @@ def test_nothing_quantized_is_refused_with_what_there_is():
     message = "resnet8.onnx: no quantized operator (its operators: Add, Conv, Flatten, Gemm, "
     with pytest.raises(UnusableInput, match=re.escape(message)):
         verdict_of(load(MODELS / "resnet8.onnx"))
+
+
+def test_a_file_without_operators_says_so():
+    nodes = [helper.make_node("Constant", [], ["y"], value_float=1.0)]
+    model = made(nodes, {}, {"y": (TensorProto.FLOAT, [])}, {})
+    with pytest.raises(UnusableInput, match=r"no quantized operator \(its operators: none\)$"):
+        validate.validate(model, [Feed({}, "nothing")])
+
+
+def test_an_input_that_the_file_does_not_take_is_refused_with_its_name():
+    feeds = [Feed({"x": np.zeros((1, channels, 6, 6), F)}, "x") for channels in (4, 9)]
+    with pytest.raises(Refused, match=r"^model: ONNX Runtime refuses it \("):
+        validate.validate(qdq_conv(), feeds)
+
+
+def test_what_is_kept_of_a_walk():
+    """The steps without their tensors, and the graph's outputs."""
+    model = qdq_conv()
+    feeds = read_feeds(model)[0].values
+    walk = engine.steps(model, feeds)
+    seen, ours, found = validate._follow(model, walk, feeds, None, ["y", "x", "ys", "nope"])
+    assert [step.node for step in seen] == list(model.nodes)
+    assert all(step.outputs == {} for step in seen)
+    assert list(ours) == ["ys", "x", "y"] and found == []
+    assert ours["x"] is feeds["x"] and ours["ys"] == F(0.1)
