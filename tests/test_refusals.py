@@ -81,6 +81,8 @@ def conv_cases(name):
         (name, dict(w=i8(3, 2)), "w has shape (3, 2): 1 to 3 spatial axes needed"),
         (name, dict(x=i8(1, 2, 4)), "x has shape (1, 2, 4) and w (3, 2, 3, 3): 1 to 3 spatial"),
         (name, dict(x=i8(1, 2, 0, 4)), "an axis of length 0"),
+        (name, dict(x=i8(1, 0, 4, 4)), "an axis of length 0"),
+        (name, dict(w=i8(3, 0, 3, 3)), "an axis of length 0"),
         (name, dict(x=i8(1, 3, 4, 4)), "group is 1 but x has shape (1, 3, 4, 4)"),
         (name, dict(x=np.zeros((1, 2, 4, 4), np.int32)), "x has type int32"),
         (name, dict(x_scale=two), "x_scale has shape (2,): a scalar or 1 elements"),
@@ -264,9 +266,17 @@ def test_a_type_of_another_width_is_legal_but_unsupported():
             call()
 
 
-@pytest.mark.parametrize("too_large", ["A_scale", "B_scale"])
-def test_a_factor_past_float32_is_refused_without_a_warning(too_large):
-    function, inputs = legal()["qlinear_add"]
-    message = r"^A_scale / C_scale or B_scale / C_scale is too large for float32$"
+@pytest.mark.parametrize(
+    ("name", "too_large", "y_scale", "message"),
+    [
+        ("qlinear_add", "A_scale", "C_scale", "A_scale / C_scale or B_scale / C_scale"),
+        ("qlinear_add", "B_scale", "C_scale", "A_scale / C_scale or B_scale / C_scale"),
+        ("qlinear_conv", "x_scale", "y_scale", "x_scale * w_scale / y_scale"),
+        ("fast_conv", "x_scale", "y_scale", "x_scale * w_scale / y_scale"),
+    ],
+)
+def test_a_factor_past_float32_is_refused_without_a_warning(name, too_large, y_scale, message):
+    function, inputs = legal()[name]
+    message = f"^{re.escape(message)} is too large for float32$"
     with np.errstate(all="raise"), pytest.raises(UnusableInput, match=message):
-        function(**inputs | {too_large: F(1e30), "C_scale": F(1e-30)})
+        function(**inputs | {too_large: F(1e30), y_scale: F(1e-30)})
