@@ -293,8 +293,8 @@ def test_a_verdict_to_the_field():
     assert found.session == 'extended optimizations, session.qdqisint8allowed = "1"'
     # c is an output, so the convolution stays in float; its bias is int32, which is no quantized
     # tensor where integer products did not make it
-    assert [(c.tensor, c.node, c.elements) for c in found.outputs] == [
-        ("y", "y_dequantize", 128), ("c", "conv", 128),
+    assert [(c.tensor, c.node, c.operator, c.elements) for c in found.outputs] == [
+        ("y", "y_dequantize", "DequantizeLinear", 2 * 64), ("c", "conv", "Conv", 2 * 64),
     ]  # fmt: skip
     assert {(c.tensor, c.node, c.operator) for c in found.tensors} == {
         ("wd", "w_dequantize", "DequantizeLinear"),
@@ -337,9 +337,26 @@ def test_where_the_default_session_does_not_run_it_is_not_described(monkeypatch)
             raise Refused("not so")
         return real(model, settings)
 
-    monkeypatch.setattr(oracle, "open_file", refuses)
-    found = verdict_of(qdq_conv())
+    with monkeypatch.context() as patch:
+        patch.setattr(oracle, "open_file", refuses)
+        found = verdict_of(qdq_conv())
     assert found.default is None and found.status == "PASS" and found.as_json()["default"] is None
+    # nor where it opens, and then does not run
+    opened, run = [], ort.run_session
+
+    def remembers(model, settings):
+        session = real(model, settings)
+        opened.extend([session] if settings == ort.DEFAULT else [])
+        return session
+
+    def fails(session, names, feeds):
+        if session in opened:
+            raise RuntimeError("not now")
+        return run(session, names, feeds)
+
+    monkeypatch.setattr(oracle, "open_file", remembers)
+    monkeypatch.setattr(ort, "run_session", fails)
+    assert verdict_of(qdq_conv()) == found and opened
 
 
 def test_progress_is_told_a_title_and_the_number_of_steps():
@@ -408,7 +425,8 @@ def test_an_output_that_is_an_input_or_a_constant():
     )  # fmt: skip
     found = verdict_of(model, x=F([[1, 2, 3, 4]]))
     assert found.status == "PASS"
-    assert [(c.tensor, c.node) for c in found.outputs][1:] == [("x", ""), ("s", "")]
+    named = [(c.tensor, c.node, c.operator) for c in found.outputs]
+    assert named[1:] == [("x", "", ""), ("s", "", "")]
 
 
 # --- one node alone
