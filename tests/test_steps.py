@@ -283,6 +283,7 @@ def test_a_nodes_outputs_are_arrays_by_name(monkeypatch):
     found = engine.computed(model, two, {"x": X})
     assert found == {"a": 1, "c": 3} and all(isinstance(v, np.ndarray) for v in found.values())
     single = node("Pair", ["x"], ["a"])
+    assert engine.computed(model, single, {"x": X}) == {"a": 1}  # what it does not name is left
     monkeypatch.setitem(engine.OPERATORS, ("", "Pair"), lambda x: x + 1)
     assert (engine.computed(model, single, {"x": X})["a"] == X + 1).all()
     for error in (TypeError("this way"), ValueError("this way")):
