@@ -51,6 +51,18 @@ def test_what_a_layer_stands_for():
     assert network.graph.path == network.file.path
 
 
+def test_fused_nodes_have_the_files_names_whatever_onnx_runtime_calls_them(monkeypatch):
+    model = qdq_conv([["Relu"]])
+    graph = ort.optimized(model, QDQ)
+    for i, made_node in enumerate(graph.graph.node):
+        made_node.name = f"node_{i}"
+    monkeypatch.setattr(ort, "optimized", lambda *_: graph)
+    network = fuse.fuse(model, QDQ)
+    # what was not fused keeps the graph's
+    assert [node.name for node in network.graph.nodes] == ["node_0", "conv", "node_2"]
+    assert [fusion.made.name for fusion in network.fusions] == ["conv"]
+
+
 def test_without_optimizations_nothing_is_fused():
     network = fuse.fuse(qdq_conv(), NOTHING)
     assert network.settings == NOTHING and network.fusions == () and network.kinds() == "nothing"
