@@ -101,35 +101,35 @@ def test_the_zero_point_is_added_after_the_rounding():
     ("call", "kind", "message"),
     [
         (
-            lambda: ar.check_8_bit("x", np.zeros(1, np.int16), None, np.int8(0)),
+            lambda: ar.require_8_bit("x", np.zeros(1, np.int16), None, np.int8(0)),
             Unsupported, "x has type int16: int8 or uint8 needed",
         ),
         (
-            lambda: ar.check_8_bit("x", None, None, np.int16(0)),
+            lambda: ar.require_8_bit("x", None, None, np.int16(0)),
             Unsupported, "x_zero_point has type int16: int8 or uint8 needed",
         ),
         (
-            lambda: ar.check_8_bit("x", np.zeros(1, np.int8), None, np.uint8(0)),
+            lambda: ar.require_8_bit("x", np.zeros(1, np.int8), None, np.uint8(0)),
             UnusableInput, "x_zero_point has type uint8 but x int8",
         ),
         (
-            lambda: ar.check_8_bit("x", None, np.float64(1), np.uint8(0)),
+            lambda: ar.require_8_bit("x", None, np.float64(1), np.uint8(0)),
             Unsupported, "x_scale has type float64: float32 needed",
         ),
         (
-            lambda: ar.check_scale("s", F([1, 2, 3, np.inf, 5])),  # the first four are shown
+            lambda: ar.require_scale("s", F([1, 2, 3, np.inf, 5])),  # the first four are shown
             UnusableInput, "s is [ 1.  2.  3. inf]: finite and positive needed",
         ),
         (
-            lambda: ar.check_scale("s", F([1, 0])),
+            lambda: ar.require_scale("s", F([1, 0])),
             UnusableInput, "s is [1. 0.]: finite and positive needed",
         ),
         (
-            lambda: ar.check_length("s", F([1, 2]), (1, 64, 1)),
+            lambda: ar.require_length("s", F([1, 2]), (1, 64, 1)),
             UnusableInput, "s has shape (2,): a scalar or 1 or 64 elements needed",
         ),
         (
-            lambda: ar.check_length("s", F([[1]]), (1,)),
+            lambda: ar.require_length("s", F([[1]]), (1,)),
             UnusableInput, "s has shape (1, 1): a scalar or 1 elements needed",
         ),
     ],
@@ -140,8 +140,8 @@ def test_what_is_refused_is_named(call, kind, message):
 
 
 def test_what_is_allowed_is_not_refused():
-    ar.check_8_bit("x", None, None, np.uint8(0))
-    ar.check_8_bit("x", np.zeros(1, np.int8), F(0.1), np.int8(0))
-    ar.check_scale("s", F([2**-149, 3e38]))  # the least and nearly the greatest float32
+    ar.require_8_bit("x", None, None, np.uint8(0))
+    ar.require_8_bit("x", np.zeros(1, np.int8), F(0.1), np.int8(0))
+    ar.require_scale("s", F([2**-149, 3e38]))  # the least and nearly the greatest float32
     for value, lengths in ((F(1), (1,)), (F([1]), (1,)), (F([1, 2]), (1, 2))):
-        ar.check_length("s", value, lengths)
+        ar.require_length("s", value, lengths)

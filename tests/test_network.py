@@ -322,13 +322,12 @@ def test_a_verdict_to_the_field():
     found = validate.validate(model, feeds)
     assert found.model == "model" and found.inputs == ("all 0", "all 1") and found.notes == ()
     assert found.session == 'extended optimizations, session.qdqisint8allowed = "1"'
-    # c is an output, so the convolution stays in float; its bias is int32, which is no quantized
-    # tensor where integer products did not make it
+    # c is an output, so the convolution stays in float
     assert [(c.tensor, c.node, c.operator, c.elements) for c in found.outputs] == [
         ("y", "y_dequantize", "DequantizeLinear", 2 * 64), ("c", "conv", "Conv", 2 * 64),
     ]  # fmt: skip
     assert {(c.tensor, c.node, c.operator) for c in found.tensors} == {
-        ("wd", "w_dequantize", "DequantizeLinear"),
+        ("bd", "b_dequantize", "DequantizeLinear"), ("wd", "w_dequantize", "DequantizeLinear"),
         ("xq", "x_quantize", "QuantizeLinear"), ("xd", "x_dequantize", "DequantizeLinear"),
         ("yq", "y_quantize", "QuantizeLinear"),
     }  # fmt: skip
@@ -406,40 +405,66 @@ def test_progress_is_told_a_title_and_the_number_of_steps():
     assert walked == ["x_quantize", "conv", "y_dequantize"] * 2
 
 
-def test_tensors_in_between_are_not_asked_for_where_that_changes_the_outputs(monkeypatch):
-    real = ort.run_session
-    model, note = (
-        qdq_conv(),
-        "asking ONNX Runtime for tensors in between changes what it computes; ",
-    )
+NOTE = (
+    "asking ONNX Runtime for tensors in between fails or changes what it computes; "
+    "not all of them were compared"
+)
+
+
+def test_tensors_in_between_count_only_where_asking_for_them_changes_no_output(monkeypatch):
+    real, model = ort.run_session, qdq_conv()
 
     def changed(session, names, feeds):
         found = real(session, names, feeds)
-        return [v + F(1) for v in found] if "yq" in outputs_of(session) else found
+        return [v + v.dtype.type(1) for v in found] if "yq" in names else found
 
-    for fake in (changed, None):
+    def fails(session, names, feeds):
+        if "yq" in names:
+            raise RuntimeError("not these")
+        return real(session, names, feeds)
+
+    assert verdict_of(model).tensors and not verdict_of(model).notes
+    for fake in (changed, fails):
         with monkeypatch.context() as patch:
-            if fake:
-                patch.setattr(ort, "run_session", fake)
-            else:  # or where ONNX Runtime does not open such a session
-                patch.setattr(validate, "_open_between", lambda _: None)
+            patch.setattr(ort, "run_session", fake)
             found = verdict_of(model)
-        assert found.status == "PASS" and found.tensors == ()
-        assert found.notes == (note + "only the graph's outputs were compared",)
+        assert found.status == "PASS" and found.notes == (NOTE,)
+        assert {c.tensor for c in found.tensors} <= {"wd", "bd"}  # what is constant needs no run
 
 
-def test_a_session_that_fails_in_between_is_not_used():
+def test_tensors_in_between_are_compared_with_onnx_runtimes():
     network = fuse.fuse(qdq_conv())
     x = read_feeds(network.file)[0].values
-    session = validate._open_between(network)
-    assert outputs_of(session) == ["xq", "yq", "y"]
-    wanted = oracle.outputs(network.file, session, x, ["y"])
-    assert validate._runs_the_same(session, x, wanted)
-    assert not validate._runs_the_same(session, x, {"y": wanted["y"] + 1})
-    assert not validate._runs_the_same(session, x, {"nope": wanted["y"]})
-    assert not validate._runs_the_same(None, x, wanted)
-    nothing = replace(network, graph=replace(network.graph, outputs={"nope": None}))
-    assert validate._open_between(nothing) is None
+    ends = oracle.outputs(network.file, oracle.open_graph(network, ()), x)
+    conv = network.node("conv")
+    theirs = oracle.outputs(network.file, oracle.open_graph(network, ["yq"]), x)["yq"]
+    (found,) = validate._fetched(network, x, {"yq": (conv, theirs)}, ends)
+    assert found == Comparison("yq", "conv", "QLinearConv", "int8", theirs.shape, theirs.size, 0, 0)
+    (found,) = validate._fetched(network, x, {"yq": (conv, theirs ^ 1)}, ends)
+    assert found.mismatches == theirs.size
+    with pytest.raises(Refused, match=r"^model: tensors in between change what is computed$"):
+        validate._fetched(network, x, {"yq": (conv, theirs)}, {"y": ends["y"] + 1})
+
+
+def test_an_output_that_changes_from_run_to_run_is_refused(monkeypatch):
+    model, real, runs = qdq_conv(), ort.run_session, []
+
+    def drawn(session, names, feeds):
+        runs.append(1)
+        return [v + len(runs) for v in real(session, names, feeds)]
+
+    monkeypatch.setattr(ort, "run_session", drawn)
+    with pytest.raises(UnusableInput, match=r"^model: ONNX Runtime computes another y every time$"):
+        verdict_of(model)
+
+
+def test_what_holds_in_every_run():
+    """The fewest recomputed, and every reason and node that was ever left out, once."""
+    first = validate.Coverage(5, 4, 3, 3, {"Relu": 1}, {"why": ["a"]})
+    second = validate.Coverage(5, 3, 3, 2, {"Relu": 1}, {"why": ["a", "b"], "other": ["c"]})
+    wanted = validate.Coverage(5, 3, 3, 2, {"Relu": 1}, {"why": ["a", "b"], "other": ["c"]})
+    assert validate._least([first, second]) == validate._least([second, first]) == wanted
+    assert validate._least([first]) == first
 
 
 def test_an_output_that_is_an_input_or_a_constant():
@@ -528,11 +553,15 @@ def test_an_input_that_the_file_does_not_take_is_refused_with_its_name():
 
 def test_what_is_kept_of_a_walk():
     """The steps without their tensors, and the graph's outputs."""
-    model = qdq_conv()
-    feeds = read_feeds(model)[0].values
-    walk = engine.steps(model, feeds)
-    seen, ours, found = validate._follow(model, walk, feeds, None, ["y", "x", "ys", "nope"])
-    assert [step.node for step in seen] == list(model.nodes)
+    network = fuse.fuse(qdq_conv(), NOTHING)
+    feeds = read_feeds(network.file)[0].values
+    ends = oracle.outputs(network.file, oracle.open_file(network.file, NOTHING), feeds)
+    walk = engine.steps(network.graph, feeds)
+    asked = ends | {"x": feeds["x"], "ys": F(0.1)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validate, "_fetched", lambda *_: [])
+        seen, ours, found, notes = validate._follow(network, walk, feeds, asked)
+    assert [step.node for step in seen] == list(network.graph.nodes)
     assert all(step.outputs == {} for step in seen)
-    assert list(ours) == ["ys", "x", "y"] and found == []
-    assert ours["x"] is feeds["x"] and ours["ys"] == F(0.1)
+    assert list(ours) == ["ys", "x", "y"] and found == notes == []
+    assert ours["x"] is feeds["x"] and ours["ys"] == F(0.1) and (ours["y"] == ends["y"]).all()

@@ -12,6 +12,7 @@ from qlinear import engine, ort
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Node, from_proto
 from qlinear.operators import OPERATORS
+from qlinear.quantized import reads
 
 F = np.float32
 FLOAT, INT8, UINT8, INT32 = (
@@ -72,7 +73,7 @@ def test_tensors_are_forgotten_after_their_last_reader(monkeypatch):
     assert gone == {
         "quantize": [], "pool": [], "reshape": ["q"], "dequantize": ["q"], "relu": ["p", "q", "r"],
     }  # fmt: skip
-    assert engine._read(node(inputs=["x", "", "x"]), None) == ["x"]
+    assert reads(node(inputs=["x", "", "x"])) == ["x"]
 
 
 def test_a_tensor_with_two_readers_is_kept_for_the_second():

@@ -76,7 +76,8 @@ def test_the_manifest(made):
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(
         json.dumps(manifest)
     )
-    assert (out / "manifest.json").read_text().endswith("}\n")
+    lines = (out / "manifest.json").read_text().split("\n")  # a value a line, to be read
+    assert lines[:2] == ["{", ' "version": 1,'] and lines[-2:] == ["}", ""]
     assert list(manifest) == ["version", "model", "images", "format", "layers", "sha256"]
     assert manifest["version"] == vectors.VERSION and manifest["format"] == vectors.FORMAT
     assert (manifest["model"], manifest["images"]) == ("small.onnx", 2)
@@ -278,6 +279,14 @@ def test_nothing_is_written_of_nothing(made, tmp_path):
         with pytest.raises(UnusableInput, match=r"small.onnx: no layer or no image to write vec"):
             vectors.write(network, given, tmp_path / "other", nodes)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_image_that_the_model_does_not_take_is_refused(made, tmp_path):
+    network = made[0]
+    wrong = [Feed({"x": np.zeros((1, 4, 5, 7), np.int8)}, "wrong")]
+    with pytest.raises(UnusableInput, match=r"^folder/small.onnx: ONNX Runtime refuses it \("):
+        vectors.write(network, wrong, tmp_path / "other", list(network.graph.nodes))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
