@@ -254,3 +254,110 @@ def test_what_is_said_of_every_fusion(op_type, found):
         f"ONNX Runtime makes {name} a {op_type} {why}" for name in ("a", "b") for why in found
     ]
     assert conditions.broken(replace(network, fusions=())) == []
+
+
+# --- what ONNX Runtime quantized itself
+
+LAYER = node("Conv", ["x", "wf", "bf"], ["c"], "layer")
+
+
+def rounded(made_value, floats, layer=LAYER, constants=None) -> bool:
+    """Whether a constant of ONNX Runtime's graph is the file's float one, rounded."""
+    constants = {"x_scale": F(0.5), "w_scale": F([0.25, 2])} if constants is None else constants
+    file = replace(EMPTY, constants=dict(floats))
+    return conditions._rounded(constants, made_value, layer, file)
+
+
+def test_a_float_bias_is_rounded_in_steps_of_the_accumulator():
+    # steps of 0.125 and 1; 2.5 steps and 1.5 steps are ties, to the even 2 and 2
+    bias = F([0.3125, 1.5])
+    good = np.int32([2, 2])
+    assert rounded(good, {"bf": bias})
+    assert rounded(good.reshape(2, 1), {"bf": bias.reshape(1, 2)})  # whatever their shapes
+    for changed in (np.int32([3, 2]), np.int32([2, 1]), np.int32([2, 2, 0])):
+        assert not rounded(changed, {"bf": bias})
+    # a QGemm calls its scales otherwise
+    other = {"a_scale": F(0.5), "b_scale": F([0.25, 2])}
+    gemm = node("Gemm", ["x", "wf", "bf"], ["c"])
+    assert rounded(good, {"bf": bias}, gemm, other)
+    # no float bias in the file
+    assert not rounded(good, {})
+    assert not rounded(good, {"bf": bias.astype(np.float64)})
+    assert not rounded(good, {"bf": bias}, node("Conv", ["x", "wf"], ["c"]))
+    assert not rounded(np.int32([]), {"bf": F([])})
+
+
+@pytest.mark.parametrize(
+    ("floats", "scale", "zero", "codes"),
+    [
+        ([-1, 0, 1.55], 2.55 / 255, -28, [-128, -28, 127]),
+        ([-2.55, -1, -0.5], 2.55 / 255, 127, [-128, 27, 77]),  # widened to contain 0
+        ([0.5, 1, 2.55], 2.55 / 255, -128, [-78, -28, 127]),
+    ],
+)
+def test_float_weights_get_one_scale_for_their_range(floats, scale, zero, codes):
+    floats, scale = F(floats).reshape(1, 1, 3), F(scale)
+    low, high = min(float(floats.min()), 0), max(float(floats.max()), 0)
+    assert scale == pytest.approx((high - low) / 255, rel=1e-6)
+    scale = F(F(F(high) - F(low)) / F(255))
+    codes = np.int8(codes).reshape(floats.shape)
+    good = {"x_scale": F(1), "w_scale": scale, "w_zero_point": np.int8(zero)}
+    assert rounded(codes, {"wf": floats}, constants=good)
+    as_gemm = {"a_scale": F(1), "b_scale": scale, "b_zero_point": np.int8(zero)}
+    assert rounded(codes, {"wf": floats}, constants=as_gemm)
+    assert rounded(codes, {"wf": floats}, constants={**good, "w_scale": scale.reshape(1)})
+    for key, value in (
+        ("w_scale", np.nextafter(scale, F(1))), ("w_scale", F([scale, scale])),
+        ("w_zero_point", np.int8(zero ^ 1)),
+    ):  # fmt: skip
+        assert not rounded(codes, {"wf": floats}, constants={**good, key: value})
+    assert not rounded(codes ^ 1, {"wf": floats}, constants=good)
+    assert not rounded(codes.ravel(), {"wf": floats}, constants=good)
+
+
+def test_weights_without_a_range_have_no_scale():
+    good = {"x_scale": F(1), "w_scale": F(0), "w_zero_point": np.int8(-128)}
+    codes = np.full((1, 1, 2), -128, np.int8)
+    with np.errstate(all="raise"):
+        assert not rounded(codes, {"wf": np.zeros((1, 1, 2), F)}, constants=good)
+        huge = F([[[-3e38, 3e38]]])
+        assert not rounded(codes, {"wf": huge}, constants={**good, "w_scale": F(np.inf)})
+
+
+def by_ort(op_type="QLinearConv", *, graph, file, absorbed=(LAYER,), extra=()) -> list[str]:
+    """The constants of one layer that ONNX Runtime made, and not as it is recomputed."""
+    inputs = QGEMM.inputs if op_type == "QGemm" else QCONV.inputs
+    domain = "com.microsoft" if op_type == "QGemm" else ""
+    layer = Node("made", op_type, domain, inputs, ("yq",), {})
+    models = replace(EMPTY, nodes=(LAYER, *extra), constants=dict(file)), replace(
+        EMPTY, nodes=(node("Relu"), layer, node("Relu")), constants=dict(graph)
+    )  # fmt: skip
+    fusions = (Fusion(layer, tuple(absorbed)),) if absorbed else ()
+    network = Network(*models, ort.Settings(), fusions)
+    found = conditions.quantized_by_ort(network)
+    assert all(made_node is layer for made_node, _ in found)
+    return [name for _, name in found]
+
+
+def test_constants_that_onnx_runtime_made_are_named():
+    scales = {"xs": F(0.5), "ws": F([0.25, 2])}
+    graph = {**scales, "w": np.zeros((2, 1, 1, 1), np.int8), "b": np.int32([2, 2])}
+    # both are the file's own
+    assert by_ort(graph=graph, file=graph) == []
+    # the bias is not, but is what rounding the float one gives
+    file = {"w": graph["w"], "bf": F([0.3125, 1.5])}
+    assert by_ort(graph=graph, file=file) == []
+    assert by_ort(graph={**graph, "b": np.int32([2, 3])}, file=file) == ["b"]
+    # or no layer of the file tells what it was
+    assert by_ort(graph=graph, file=file, absorbed=()) == ["b"]
+    assert by_ort(graph=graph, file=file, absorbed=[node("MatMul", LAYER.inputs)]) == ["b"]
+    gemm = node("Gemm", ["x", "wf", "bf"], ["c"])
+    assert by_ort("QGemm", graph=graph, file=file, absorbed=[node("Relu"), gemm]) == []
+    assert by_ort("QGemm", graph=graph, file={}, absorbed=[gemm]) == ["w", "b"]
+    assert by_ort(graph=graph, file={}) == ["w", "b"]
+    # a node of the file computes them, when the file is loaded
+    writer = node("DequantizeLinear", ["x"], ["w"])
+    assert by_ort(graph=graph, file={}, extra=[writer]) == ["b"]
+    # float operators, and what is not a constant, need no constants of this kind
+    assert by_ort("QLinearSigmoid", graph=graph, file={}) == []
+    assert by_ort(graph=scales, file={}) == []
