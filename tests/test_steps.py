@@ -5,14 +5,14 @@ import weakref
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from test_verdict import made
 
 from qlinear import engine, ort
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Node, from_proto
 from qlinear.operators import OPERATORS
-from qlinear.quantized import reads
+from qlinear.quantized import reads, spread
 
 F = np.float32
 FLOAT, INT8, UINT8, INT32 = (
@@ -217,6 +217,69 @@ def test_quantized_operators_in_subgraphs(inner, quantized):
     assert engine.is_quantized(model, nested, {}) == quantized
     other = helper.make_node("If", ["c"], ["out"], then_branch=branch(), else_branch=branch(inner))
     assert engine.is_quantized(model, node("If", ["x"], body=branch(other)), {}) == quantized
+
+
+@pytest.mark.parametrize(
+    ("inner", "quantized"),
+    [
+        (helper.make_node("Cast", ["d"], ["out"], to=INT8), True),
+        (helper.make_node("Cast", ["d"], ["out"], to=INT32), False),
+        (helper.make_node("RandomUniformLike", ["d"], ["out"], dtype=UINT8), True),
+        (helper.make_node("BitShift", ["d", "d"], ["out"], direction="LEFT"), True),
+        (helper.make_node("BitwiseAnd", ["d", "d"], ["out"]), True),
+        (helper.make_node("Pad", ["d"], ["out"], axis=INT8), False),  # a number, not a type
+        (
+            helper.make_node(
+                "Constant", [], ["out"], value=numpy_helper.from_array(np.int8([1]), "v")
+            ), True,
+        ),
+        (
+            helper.make_node("Constant", [], ["out"], value=numpy_helper.from_array(F([1]), "v")),
+            False,
+        ),
+    ],
+)  # fmt: skip
+def test_types_and_constants_in_subgraphs(inner, quantized):
+    held = node("If", ["x"], then_branch=branch(inner))
+    assert engine.is_quantized(small(), held, {}) == quantized
+    assert (
+        engine.is_quantized(small(), node("Scan", ["x"], bodies=[branch(inner)]), {}) == quantized
+    )
+
+
+def test_constants_of_a_subgraph_are_looked_at():
+    for value, quantized in ((np.int8([1]), True), (F([1]), False), (np.int32([1]), False)):
+        graph = branch(helper.make_node("Relu", ["d"], ["out"]))
+        graph.initializer.append(numpy_helper.from_array(value, "d"))
+        assert engine.is_quantized(small(), node("If", ["x"], body=graph), {}) == quantized
+
+
+def test_what_comes_of_integer_products():
+    """It is followed through integers, however moved or changed, and ends in floats and lengths."""
+    integers, floats = {"y": np.int32([1])}, {"y": F([1])}
+    for op_type in ("ConvInteger", "MatMulInteger"):
+        assert spread(node(op_type, ["x"], ["y", ""]), {}, set()) == {"y"}
+    assert spread(node("Add", ["p", "x"]), integers, {"p"}) == {"y"}
+    assert spread(node("Add", ["p", "x"]), {"y": np.uint32([1])}, {"p"}) == {"y"}
+    assert spread(node("Add", ["q", "x"]), integers, {"p"}) == set()
+    assert spread(node("Cast", ["p"]), floats, {"p"}) == set()
+    for op_type in ("Shape", "Size"):
+        assert spread(node(op_type, ["p"]), integers, {"p"}) == set()
+        assert not engine.is_quantized(small(), node(op_type, ["p"]), {"p": np.int8([1])}, {"p"})
+
+
+def test_what_a_node_reads():
+    assert reads(node(inputs=["x", "", "x", "y"])) == ["x", "y"]
+    inner = branch(
+        helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node("Mul", ["c", "k"], ["d"]),
+        helper.make_node("If", ["e"], ["f"], then_branch=branch(
+            helper.make_node("Relu", ["outermost"], ["g"])), else_branch=branch()),
+    )  # fmt: skip
+    inner.initializer.append(numpy_helper.from_array(F([1]), "k"))
+    inner.input.append(helper.make_tensor_value_info("b", FLOAT, None))
+    # what it makes, stores, or is given is its own; "out" is an output that it does not make
+    for holder in (node("If", ["x", "a"], body=inner), node("Scan", ["x"], bodies=[inner, inner])):
+        assert sorted(reads(holder)) == ["a", "e", "out", "outermost", "x"]
 
 
 # --- one node
