@@ -4,19 +4,32 @@ import re
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.operators import qlinear_conv as qc
+from qlinear.operators.add import add
+from qlinear.operators.cast import cast
 from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
+from qlinear.operators.matmul_integer_to_float import (
+    dynamic_quantize_matmul,
+    matmul_integer_to_float,
+)
 from qlinear.operators.max_pool import max_pool
 from qlinear.operators.qgemm import qgemm
+from qlinear.operators.qlinear_activations import qlinear_leaky_relu, qlinear_sigmoid
 from qlinear.operators.qlinear_add import qlinear_add
+from qlinear.operators.qlinear_average_pool import qlinear_average_pool
+from qlinear.operators.qlinear_concat import qlinear_concat
 from qlinear.operators.qlinear_conv_fast import qlinear_conv as fast_conv
 from qlinear.operators.qlinear_global_average_pool import qlinear_global_average_pool
 from qlinear.operators.qlinear_matmul import qlinear_matmul
+from qlinear.operators.qlinear_mul import qlinear_mul
+from qlinear.operators.qlinear_softmax import qlinear_softmax
 from qlinear.operators.quantize_linear import quantize_linear
+from qlinear.operators.resize import resize
 
 F = np.float32
 I0, U0 = np.int8(0), np.uint8(0)
@@ -58,6 +71,41 @@ def legal() -> dict[str, tuple]:
             qlinear_global_average_pool,
             dict(X=i8(1, 2, 4, 4), x_scale=F(1), x_zero_point=I0, **y),
         ),
+        "average_pool": (
+            qlinear_average_pool,
+            dict(X=i8(1, 2, 4, 4), x_scale=F(1), x_zero_point=I0, **y, kernel_shape=[2, 2]),
+        ),
+        "sigmoid": (
+            lambda **inputs: qlinear_sigmoid(**inputs) - np.int8(64),  # half, in steps of 1 / 128
+            dict(X=i8(2, 3), X_scale=F(1), X_zero_point=I0, Y_scale=F(1 / 128), Y_zero_point=I0),
+        ),
+        "leaky_relu": (
+            qlinear_leaky_relu,
+            dict(X=i8(2, 3), X_scale=F(1), X_zero_point=I0, Y_scale=F(1), Y_zero_point=I0),
+        ),
+        "mul": (
+            qlinear_mul,
+            dict(A=i8(2, 3), A_scale=F(1), A_zero_point=I0, B=i8(3), B_scale=F(1), B_zero_point=I0,
+                 C_scale=F(1), C_zero_point=I0),
+        ),
+        "softmax": (
+            lambda **inputs: qlinear_softmax(**inputs) - np.int8(64),
+            dict(X=i8(3, 2), X_scale=F(1), x_zero_point=I0, y_scale=F(1 / 128), y_zero_point=I0,
+                 opset=13),
+        ),
+        "to_float": (
+            matmul_integer_to_float,
+            dict(A=i8(2, 4), B=i8(4, 3), a_scale=F(1), b_scale=F([1, 1, 1]), a_zero_point=I0,
+                 b_zero_point=i8(3), bias=np.zeros(3, F)),
+        ),
+        "dynamic": (
+            dynamic_quantize_matmul,
+            dict(A=np.zeros((2, 4), F), B=i8(4, 3), b_scale=F([1, 1, 1]), b_zero_point=i8(3),
+                 bias=np.zeros(3, F)),
+        ),
+        "add": (add, dict(A=i8(2, 3), B=i8(3))),
+        "cast": (cast, dict(input=i8(2, 3), to=TensorProto.INT32)),
+        "resize": (resize, dict(X=i8(2, 3), scales=F([2, 3]))),
         "max_pool": (max_pool, dict(X=i8(1, 2, 4, 4), kernel_shape=[2, 2])),
         "quantize": (
             quantize_linear,
@@ -117,7 +165,73 @@ def conv_cases(name):
     ]  # fmt: skip
 
 
+def of_both(name, pairs, q):
+    """The same of every scale and zero point; ``q`` is the tensor's type."""
+    cases = []
+    for tensor, scale, zero in pairs:
+        cases += [
+            (name, {scale: F(0)}, f"{tensor}_scale is"),
+            (name, {scale: np.ones(())}, f"{tensor}_scale has type float64"),
+            (name, {scale: F([1, 1])}, f"{tensor}_scale has shape (2,): a scalar or 1 elements"),
+            (name, {zero: i8(2)}, f"{tensor}_zero_point has shape (2,): a scalar or 1 elements"),
+            (name, {zero: U0}, f"{tensor}_zero_point has type uint8 but {tensor} int8"),
+        ]
+    return [
+        *cases,
+        (name, {q: np.zeros((3, 2), np.int32)}, " has type int32: int8 or uint8 needed"),
+    ]
+
+
+XY = (("x", "x_scale", "x_zero_point"), ("y", "y_scale", "y_zero_point"))
+CAPITALS = (("x", "X_scale", "X_zero_point"), ("y", "Y_scale", "Y_zero_point"))
+ABC = tuple((q, f"{q}_scale", f"{q}_zero_point") for q in "ABC")
 CASES = [
+    *of_both("average_pool", XY, "X"),
+    *of_both("sigmoid", CAPITALS, "X"),
+    *of_both("leaky_relu", CAPITALS, "X"),
+    *of_both("mul", ABC, "A"),
+    ("mul", dict(B=np.zeros(3, np.int32)), "B has type int32"),
+    *of_both("softmax", XY[1:], "X"),
+    ("softmax", dict(X_scale=F(0)), "x_scale is"),
+    ("softmax", dict(X_scale=F([1, 1])), "x_scale has shape (2,): a scalar or 1 elements"),
+    ("softmax", dict(x_zero_point=U0), "x_zero_point has type uint8 but x int8"),
+    ("softmax", dict(axis=2), "X has shape (3, 2), axis is 2, y_scale 0.0078125"),
+    ("softmax", dict(axis=-3), "X has shape (3, 2), axis is -3, y_scale"),
+    ("softmax", dict(X=i8(0, 2)), "X has shape (0, 2), axis is -1"),
+    ("softmax", dict(y_scale=F(1.5)), "y_scale 1.5"),
+    ("to_float", dict(a_scale=F(0)), "a_scale is"),
+    ("to_float", dict(b_scale=F([1, 0, 1])), "b_scale is"),
+    ("to_float", dict(a_scale=F([1, 1])), "a_scale has shape (2,): a scalar or 1 elements needed"),
+    ("to_float", dict(b_scale=F([1, 1])), "b_scale has shape (2,): a scalar or 1 or 3 elements"),
+    ("to_float", dict(bias=np.zeros(2, F)), "bias has shape (2,): 3 elements needed"),
+    ("to_float", dict(a_zero_point=U0), "a_zero_point has type uint8 but a int8"),
+    ("to_float", dict(A=i8(2, 3)), "the inner axes differ"),
+    ("dynamic", dict(A=np.zeros((2, 4))), "x has type float64: float32 needed"),
+    ("dynamic", dict(A=np.full((2, 4), np.inf, F)), "x is empty or not finite: no range to quan"),
+    ("dynamic", dict(A=np.zeros((0, 4), F)), "x is empty or not finite: no range to quantize"),
+    ("dynamic", dict(A=np.full((2, 4), 1e-40, F)), "y_scale is"),
+    ("dynamic", dict(A=F([[-3e38, 3e38, 0, 0]])), "y_scale is inf: finite and normal needed"),
+    ("add", dict(A=np.zeros(3, F), B=np.zeros(3, F)), "A has type float32 and B float32: the same"),
+    ("add", dict(B=np.zeros(3, np.uint8)), "A has type int8 and B uint8: the same integer type"),
+    ("cast", dict(input=np.zeros(3, F)), "from float32 to int32: from integers to them or float"),
+    ("cast", dict(to=TensorProto.FLOAT16), "from int8 to float16: from integers to them or float"),
+    ("resize", dict(X=np.zeros((2, 3), F)), "float32, mode nearest, half_pixel, round_prefer_fl"),
+    ("resize", dict(mode="linear"), "int8, mode linear, half_pixel, round_prefer_floor"),
+    ("resize", dict(nearest_mode="ceil"), "int8, mode nearest, half_pixel, ceil"),
+    (
+        "resize", dict(coordinate_transformation_mode="align_corners"),
+        "int8, mode nearest, align_corners, round_prefer_floor",
+    ),
+    (
+        "resize", dict(keep_aspect_ratio_policy="not_larger"),
+        "keep_aspect_ratio_policy is not_larger",
+    ),
+    ("resize", dict(scales=None), "neither scales nor sizes"),
+    ("resize", dict(scales=F([])), "neither scales nor sizes"),
+    ("resize", dict(scales=F([2])), "the factors are [2.]: whole numbers needed"),
+    ("resize", dict(scales=F([2, 1.5])), "the factors are [2.  1.5]: whole numbers needed"),
+    ("resize", dict(scales=F([1, 0])), "the factors are [1. 0.]: whole numbers needed"),
+    ("resize", dict(scales=None, sizes=np.int64([2, 4])), "whole numbers needed"),
     *conv_cases("qlinear_conv"),
     *conv_cases("fast_conv"),
     ("conv_integer", dict(x=np.zeros((1, 2, 4, 4), np.int32)), "x has type int32"),
@@ -280,3 +394,27 @@ def test_a_factor_past_float32_is_refused_without_a_warning(name, too_large, y_s
     message = f"^{re.escape(message)} is too large for float32$"
     with np.errstate(all="raise"), pytest.raises(UnusableInput, match=message):
         function(**inputs | {too_large: F(1e30), y_scale: F(1e-30)})
+
+
+def test_what_a_concatenation_refuses():
+    y, x = (F(1), I0), (i8(2, 3), F(1), I0)
+    assert qlinear_concat(*y, *x, *x, axis=0).shape == (4, 3)
+    for inputs, message in (
+        ((), "0 inputs: a scale and a zero point for each needed"),
+        ((*x, x[0]), "4 inputs: a scale and a zero point for each needed"),
+        ((*x, x[0], F(0), I0), "x1_scale is"),
+        ((*x, x[0], F([1, 1]), I0), "x1_scale has shape (2,): a scalar or 1 elements needed"),
+        ((*x, x[0], F(1), i8(2)), "x1_zero_point has shape (2,): a scalar or 1 elements needed"),
+        ((x[0].astype(np.int32), F(1), I0), "x0 has type int32: int8 or uint8 needed"),
+        ((x[0], F(1), U0), "x0_zero_point has type uint8 but x0 int8"),
+    ):
+        with pytest.raises(UnusableInput, match=f"^{re.escape(message)}"):
+            qlinear_concat(*y, *inputs, axis=0)
+    for scale, zero, message in (
+        (F(0), I0, "y_scale is"),
+        (F([1, 1]), I0, "y_scale has shape (2,): a scalar or 1 elements needed"),
+        (F(1), i8(2), "y_zero_point has shape (2,): a scalar or 1 elements needed"),
+        (F(1), U0, "y_zero_point has type uint8 but y int8"),
+    ):
+        with pytest.raises(UnusableInput, match=f"^{re.escape(message)}"):
+            qlinear_concat(scale, zero, *x, axis=0)
