@@ -458,6 +458,22 @@ def test_an_output_that_changes_from_run_to_run_is_refused(monkeypatch):
         verdict_of(model)
 
 
+def test_moved_floats_are_not_compared_as_quantized_tensors():
+    model = made(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            helper.make_node("Exp", ["d"], ["e"]),
+            helper.make_node("Transpose", ["e"], ["t"], perm=[1, 0]),
+            helper.make_node("Exp", ["t"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [2, 4])}, {"y": (TensorProto.FLOAT, None)},
+        {"s": F(0.5), "z": np.int8(0)},
+    )  # fmt: skip
+    found = verdict_of(model, x=np.ones((2, 4), F))
+    assert found.status == "PASS" and {c.tensor for c in found.tensors} == {"q", "d"}
+
+
 def test_what_holds_in_every_run():
     """The fewest recomputed, and every reason and node that was ever left out, once."""
     first = validate.Coverage(5, 4, 3, 3, {"Relu": 1}, {"why": ["a"]})

@@ -225,6 +225,8 @@ def test_quantized_operators_in_subgraphs(inner, quantized):
         (helper.make_node("Cast", ["d"], ["out"], to=INT8), True),
         (helper.make_node("Cast", ["d"], ["out"], to=INT32), False),
         (helper.make_node("RandomUniformLike", ["d"], ["out"], dtype=UINT8), True),
+        (helper.make_node("New", ["d"], ["out"], output_dtype=INT8), True),
+        (helper.make_node("New", ["d"], ["out"], to=9999), False),  # no type that ONNX has
         (helper.make_node("BitShift", ["d", "d"], ["out"], direction="LEFT"), True),
         (helper.make_node("BitwiseAnd", ["d", "d"], ["out"]), True),
         (helper.make_node("Pad", ["d"], ["out"], axis=INT8), False),  # a number, not a type
@@ -319,6 +321,12 @@ def test_one_node_is_computed_by_the_table_that_is_given():
     # attributes are passed by name
     given = {"q": np.int8(Q)}
     assert engine.compute(model, pool, given).tolist() == P
+
+
+def test_of_several_outputs_compute_gives_the_first():
+    model = small()
+    table = {("", "MaxPool"): lambda *_, **__: (np.int8([1]), np.int8([2]))}
+    assert engine.compute(model, model.nodes[1], {"q": np.int8(Q)}, table).tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -427,3 +435,28 @@ def test_of_a_node_with_several_outputs_the_first_is_compared():
     model = made(nodes, {"x": (FLOAT, [1, 2, 4])}, {"a": (INT8, None)}, constants)
     checks = engine.compare(model, X)
     assert [(c.tensor, c.elements, c.mismatches) for c in checks] == [("q", 8, 0), ("a", 2, 0)]
+
+
+def test_an_output_that_is_not_computed_makes_a_node_unsupported(monkeypatch):
+    monkeypatch.setitem(engine.OPERATORS, ("", "Pair"), lambda x: x)
+    for outputs in (["a", "b"], ["a", "", "b"]):
+        with pytest.raises(Unsupported, match=r"^its output b is not computed$"):
+            engine.computed(small(), node("Pair", ["x"], outputs), {"x": X})
+    assert list(engine.computed(small(), node("Pair", ["x"], ["a", ""]), {"x": X})) == ["a"]
+
+
+def test_what_hangs_on_constants_alone_is_computed_in_order():
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], "dequantize"),
+        helper.make_node("Relu", ["d"], ["r"], "relu"),
+        helper.make_node("Add", ["r", "x"], ["y"], "add"),
+        helper.make_node("RandomNormal", [], ["n"], "random", shape=[1]),
+    ]
+    constants = {"w": np.int8([1, -2]), "s": F(0.5), "z": np.int8(0)}
+    model = made(nodes, {"x": (FLOAT, [2])}, {"y": (FLOAT, None)}, constants)
+    steps = list(engine.constant_steps(model))
+    assert [(step.node.name, step.how) for step in steps] == [
+        ("dequantize", engine.RECOMPUTED), ("relu", engine.FLOAT),
+    ]  # fmt: skip
+    assert steps[1].outputs["r"].tolist() == [0.5, 0]
+    assert [step.quantized for step in steps] == [True, False]
