@@ -18,7 +18,7 @@ UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.
 export PYTHONHASHSEED := 0
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: book pdf test test-oldest test-newest check notebooks lab models lock fuzz clean
+.PHONY: book pdf test test-oldest test-newest check notebooks lab models lock fuzz mutants clean
 
 book: _build/.fresh _build/.static
 	$(BIN)/python -m tools.explorer_data --out book/static/explorer
@@ -73,7 +73,7 @@ lock: $(READY)
 	echo torch | $(LOCK) - -c requirements.txt -o requirements-train.txt
 
 clean:
-	rm -rf _build $(VENV)
+	rm -rf _build mutants $(VENV)
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -83,6 +83,13 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install -q --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
+
+# change the library a little, thousands of times, and list what no test noticed; an hour or two on two
+# cores. make mutants MODULES="fuse operators.qgemm" for some; what tests/mutants.md lists is known
+mutants: $(READY)
+	$(BIN)/python -m pip install -q mutmut==3.8.1
+	FEWER_EXAMPLES=10 $(BIN)/python -m mutmut run --max-children 2 $(patsubst %,"qlinear.%.*",$(MODULES))
+	$(BIN)/python -m mutmut results
 
 # a minute of damaged models against the loader
 fuzz: $(READY)

@@ -1,15 +1,16 @@
 """What the tests share."""
 
-import importlib.util
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import Phase, settings
 
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
@@ -36,12 +37,20 @@ def since(major: int, minor: int, reason: str) -> pytest.MarkDecorator:
 quantizes = since(1, 31, "the quantizer makes other scales")
 
 
-def script(name: str) -> ModuleType:
-    """A command line of scripts/ as a module, to call its main(argv)."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# make mutants runs the tests thousands of times, with so many times fewer examples
+FEWER = int(os.environ.get("FEWER_EXAMPLES", "1"))
+
+
+def examples(count: int) -> settings:
+    """Settings of a hypothesis test with so many examples, the same ones in every run."""
+    phases = [Phase.explicit, Phase.generate] if FEWER > 1 else list(Phase)  # no search for less
+    fewer = max(count // FEWER, 10)
+    return settings(max_examples=fewer, phases=phases, deadline=None, derandomize=True)
+
+
+def main_of(script: str) -> Callable[[list[str]], int | None]:
+    """The main of a command line in scripts/, to be called with its arguments."""
+    return runpy.run_path(str(ROOT / "scripts" / script))["main"]
 
 
 def needs(condition: bool, what: str) -> None:

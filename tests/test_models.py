@@ -10,7 +10,7 @@ import sys
 import jsonschema
 import numpy as np
 import pytest
-from conftest import MODELS, QUANTIZED, ROOT, needs, quantizes, script
+from conftest import MODELS, QUANTIZED, ROOT, main_of, needs, quantizes
 
 from qlinear.onnx_model import load
 from study import quantize
@@ -20,8 +20,7 @@ from study import quantize
 def test_quantized_models_are_remade_byte_for_byte(tmp_path):
     for name in ("resnet8.onnx", "calibration.json", "layer_noise.json"):
         (tmp_path / name).write_bytes((MODELS / name).read_bytes())
-    command = [sys.executable, ROOT / "scripts" / "quantize_onnx.py", "--models", tmp_path]
-    subprocess.run(command, check=True, capture_output=True)
+    main_of("quantize_onnx.py")(["--models", str(tmp_path)])
     for name in QUANTIZED:
         made = (tmp_path / f"{name}.onnx").read_bytes()
         assert made == (MODELS / f"{name}.onnx").read_bytes(), name
@@ -31,12 +30,11 @@ def test_the_documented_names_of_the_arguments_work(tmp_path):
     for name in ("resnet8.onnx", "calibration.json", "layer_noise.json"):
         (tmp_path / name).write_bytes((MODELS / name).read_bytes())
     out = tmp_path / "mine.onnx"
-    script("quantize_onnx").main(
-        ["--model", str(tmp_path / "resnet8.onnx"), "--output-int8", str(out)]
-    )
+    quantize_main = main_of("quantize_onnx.py")
+    quantize_main(["--model", str(tmp_path / "resnet8.onnx"), "--output-int8", str(out)])
     assert out.read_bytes() == (MODELS / "resnet8_int8.onnx").read_bytes()
     listed = tmp_path / "mine.json"
-    script("extract_operations").main(["--model", str(out), "--output", str(listed)])
+    main_of("extract_operations.py")(["--model", str(out), "--output", str(listed)])
     found = json.loads(listed.read_text())
     assert found["scales"]["stem_quant"]["x_scale"] == 1.0
     assert found["zero_points"]["stem_quant"]["x_zero_point"] == -128
@@ -46,8 +44,7 @@ def test_the_documented_names_of_the_arguments_work(tmp_path):
 
 def test_operations_json_is_remade_and_follows_its_schema(tmp_path):
     out = tmp_path / "operations.json"
-    command = [sys.executable, ROOT / "scripts" / "extract_operations.py"]
-    subprocess.run([*command, MODELS / "resnet8_int8.onnx", "--out", out], check=True)
+    main_of("extract_operations.py")([str(MODELS / "resnet8_int8.onnx"), "--out", str(out)])
     committed = MODELS / "resnet8_int8_operations.json"
     assert out.read_bytes() == committed.read_bytes()
     schema = json.loads((MODELS / "operations.schema.json").read_text())

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import ORT
-from hypothesis import given, settings
+from conftest import ORT, examples
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -37,7 +37,7 @@ CONTRIB = "com.microsoft"
 EIGHT_BITS = st.sampled_from([np.int8, np.uint8])
 SEEDS = st.integers(0, 2**32 - 1)
 SCALES = st.floats(2**-10, 1, width=32)
-many = settings(max_examples=150, deadline=None, derandomize=True)
+many = examples(150)
 
 
 def integers(rng, dtype, shape=()):
@@ -195,7 +195,7 @@ def test_qlinear_add_broadcasts():
 
 
 @given(*[st.floats(-1e6, 1e6, width=32)] * 2, st.floats(-1e9, 1e9, width=32))
-@settings(max_examples=500, deadline=None, derandomize=True)
+@examples(500)
 def test_fma_rounds_once(a, b, c):
     from fractions import Fraction
 

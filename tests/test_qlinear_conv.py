@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import MODELS, ORT, QUANTIZED
-from hypothesis import given, settings
+from conftest import MODELS, ORT, QUANTIZED, examples
+from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
@@ -212,7 +212,7 @@ def convs(draw):
     return inputs, attributes
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@examples(250)
 @given(convs())
 def test_any_legal_convolution_equals_ort(case):
     inputs, attributes = case
@@ -229,7 +229,7 @@ def test_any_legal_convolution_equals_ort(case):
 CACHES = (1, 3_000, 10_000, 30_000, 100_000, 1 << 20)  # bytes: images one by one to all at once
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@examples(400)
 @given(convs(), st.integers(1, 24), st.integers(0, 9), st.sampled_from(CACHES))
 def test_the_fast_convolution_equals_the_plain_one(case, images, more, cache):
     inputs, attributes = case
@@ -281,7 +281,7 @@ def test_fast_convolutions_at_once_leave_blas_its_threads(monkeypatch):
     assert ThreadpoolController().info() == before
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@examples(100)
 @given(convs())
 def test_no_sum_of_the_fast_convolution_passes_its_bound(case):
     inputs, attributes = case

@@ -73,8 +73,9 @@ def pool_geometry(
         )  # fmt: skip
     except UnusableInput as error:  # ONNX Runtime takes shapes here that a convolution refuses
         raise Unsupported(str(error)) from None
-    if auto_pad == "SAME_UPPER" and any(map(_gap, x_shape[2:], geo.out, geo.spans, geo.strides)):
-        raise Unsupported("auto_pad is SAME_UPPER with windows that leave out elements")
+    same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
+    if same and any(map(_gap, x_shape[2:], geo.out, geo.spans, geo.strides)):
+        raise Unsupported(f"auto_pad is {auto_pad} with windows that leave out elements")
     if not ceil_mode:
         return geo
     beyond = tuple(map(_beyond, x_shape[2:], geo.begin, geo.end, geo.spans, geo.strides))
