@@ -2,9 +2,9 @@
 
 The array multiplies and adds with voltages, conductances and currents, so it knows magnitudes only.
 Signed weights become an offset (w + 128 >= 0, corrected in digital) or a differential pair of
-cells; inputs arrive bit by bit; a weight is cut into cells of a few bits; a layer is cut into tiles
-of as many rows as the array has, and each column of a tile is read by an analog-to-digital
-converter.
+cells; inputs arrive bit by bit, the most significant first; a weight is cut into cells of a few
+bits; a layer is cut into tiles of as many rows as the array has, and each column of a tile is read
+by an analog-to-digital converter.
 
 Sources: Shafiee et al., ISAAC (2016), for bit-serial inputs, offset weights and the lossless ADC
 width; Chi et al., PRIME (2016), for differential pairs. The two noises are this module's own,
@@ -43,8 +43,8 @@ def lossless_adc_bits(rows: int, cell_bits: int, input_bits: int = 1) -> int:
     """Width of the narrowest ADC that tells all sums of one column apart.
 
     A column adds ``rows`` products of an input of ``input_bits`` and a cell of ``cell_bits``, so
-    its counts go from 0 to rows * (2**input_bits - 1) * (2**cell_bits - 1). ISAAC writes the same
-    as log2(rows) + input_bits + cell_bits, less one if either is a single bit.
+    its counts go from 0 to rows * (2**input_bits - 1) * (2**cell_bits - 1). ISAAC writes the same,
+    for powers of two, as log2(rows) + input_bits + cell_bits, less one if either is a single bit.
     """
     return (rows * ((1 << input_bits) - 1) * ((1 << cell_bits) - 1)).bit_length()
 
@@ -150,6 +150,6 @@ def array_sum(
             by_slice += codes[:, :, :, b]
         for s in range(count):
             total += by_slice[:, s].astype(np.float64) * (step * (1 << s * array.cell_bits))
-    # the offset column: every weight was raised by OFFSET, so OFFSET * sum(x) must go
+    # every weight was raised by OFFSET, so OFFSET * sum(x) must go: in digital
     total -= OFFSET * columns.sum(axis=1, dtype=np.float64)[:, None]
     return np.rint(total).astype(np.int32) + bias[:, None]

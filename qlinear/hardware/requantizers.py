@@ -72,7 +72,8 @@ def requantize_with_constant(
     """Stage 2 in integers with a rounding constant for each channel.
 
     (acc * multiplier + constant) >> shift, plus the zero point, saturated. Half up is the constant
-    2**(shift - 1). Hardware adds a constant in any case, so its value costs nothing.
+    2**(shift - 1). Hardware adds a constant in any case, so its value costs one stored word a
+    channel, or none if it is folded into bias * multiplier.
 
     Args:
         acc: int32 (N, M, ...).
