@@ -6,21 +6,30 @@ from itertools import product
 import numpy as np
 import pytest
 from conftest import MODELS
+from onnx import helper
 
 from qlinear.onnx_model import load
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
+from qlinear.operators.matmul_integer_to_float import (
+    dynamic_quantize_matmul,
+    matmul_integer_to_float,
+)
 from qlinear.operators.qgemm import as_conv, qgemm
+from qlinear.operators.qlinear_activations import qlinear_leaky_relu, qlinear_sigmoid
 from qlinear.operators.qlinear_add import a_is_constant, factors, fma, qlinear_add
+from qlinear.operators.qlinear_average_pool import qlinear_average_pool
 from qlinear.operators.qlinear_global_average_pool import (
     pool_scale,
     qlinear_global_average_pool,
 )
 from qlinear.operators.qlinear_matmul import qlinear_matmul
+from qlinear.operators.qlinear_softmax import qlinear_softmax
 from qlinear.operators.quantize_linear import along, quantize_linear
-from qlinear.ort import run_operator, tensors
+from qlinear.operators.resize import resize
+from qlinear.ort import open_session, operator_model, run_operator, tensors
 
 F = np.float32
 CONTRIB = "com.microsoft"
@@ -322,3 +331,70 @@ def test_dequantize_linear_at_its_edges():
     assert found.tolist() == [2.0**31, 4, 2**24]
     odd = dict(x=np.int32([2**24 + 1, 2**24 + 3]), x_scale=F(3))
     equal(dequantize_linear(*odd.values()), run_operator("DequantizeLinear", odd))
+
+
+# --- what may be left out
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_an_average_pool_with_nothing_but_a_kernel(dtype):
+    zero = np.zeros((), dtype)
+    X = integers(np.random.default_rng(0), dtype, (1, 2, 5, 6))
+    inputs = dict(X=X, x_scale=F(0.3), x_zero=zero, y_scale=F(0.2), y_zero=zero)
+    options = dict(kernel_shape=[3, 2], pads=[1, 0, 1, 1])
+    theirs = run_operator("QLinearAveragePool", inputs, domain=CONTRIB, **options)
+    equal(qlinear_average_pool(*inputs.values(), **options), theirs)
+    equal(qlinear_average_pool(X, F(0.3), None, F(0.2), **options), theirs)
+    one = [value if value is X else value.reshape(1) for value in inputs.values()]
+    equal(qlinear_average_pool(*one, **options), theirs)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_functions_of_one_tensor_with_nothing_but_scales(dtype):
+    info, zero = np.iinfo(dtype), np.zeros((), dtype)
+    X = np.arange(info.min, info.max + 1).astype(dtype)
+    inputs = dict(X=X, X_scale=F(0.05), X_zero=zero, Y_scale=F(1 / 200), Y_zero=zero)
+    for function, op_type in (
+        (qlinear_sigmoid, "QLinearSigmoid"),
+        (qlinear_leaky_relu, "QLinearLeakyRelu"),  # whose alpha is 0.01
+    ):
+        theirs = run_operator(op_type, inputs, domain=CONTRIB)
+        equal(function(*inputs.values()), theirs)
+        equal(function(X, F(0.05), None, F(1 / 200), None), theirs)
+        equal(function(*[v if v is X else v.reshape(1) for v in inputs.values()]), theirs)
+
+
+@pytest.mark.parametrize("opset", [12, 13])
+def test_a_softmax_of_its_default_axis(opset):
+    X = integers(np.random.default_rng(0), np.uint8, (2, 3, 4))
+    inputs = dict(
+        X=X, X_scale=F(0.05), x_zero=None, y_scale=F(1 / 256), y_zero=np.uint8(0)
+    )  # fmt: skip
+    proto = operator_model("QLinearSoftmax", inputs, domain=CONTRIB)
+    proto.graph.node[0].attribute.append(helper.make_attribute("opset", opset))
+    (theirs,) = open_session(proto).run(None, {"X": X})
+    equal(qlinear_softmax(*inputs.values(), opset=opset), theirs)
+    assert (abs(theirs.astype(int).sum(-1) - 256) <= 8).all()  # the last one, in both
+
+
+def test_products_in_float_without_zero_points_or_bias():
+    rng = np.random.default_rng(0)
+    A, B = integers(rng, np.uint8, (2, 4)), integers(rng, np.int8, (4, 3))
+    inputs = dict(A=A, B=B, a_scale=F(0.1), b_scale=F(0.2))
+    theirs = run_operator("MatMulIntegerToFloat", inputs, domain=CONTRIB)
+    equal(matmul_integer_to_float(*inputs.values()), theirs)
+    inputs = dict(A=rng.normal(0, 1, (2, 4)).astype(F), B=B, b_scale=F(0.2))
+    theirs = run_operator("DynamicQuantizeMatMul", inputs, domain=CONTRIB)
+    equal(dynamic_quantize_matmul(*inputs.values()), theirs)
+
+
+def test_resize_by_sizes_and_along_some_axes():
+    X = integers(np.random.default_rng(0), np.int8, (2, 3))
+    twice = np.repeat(np.repeat(X, 2, 0), 3, 1)
+    equal(resize(X, None, F([2, 3])), twice)
+    equal(resize(X, None, None, np.int64([4, 9])), twice)
+    equal(resize(X, None, F([]), np.int64([4, 9])), twice)
+    equal(resize(X, None, F([3]), axes=[1]), np.repeat(X, 3, 1))
+    equal(resize(X, None, None, np.int64([9, 4]), axes=[1, 0]), twice)
+    inputs = dict(X=X, roi=None, scales=F([2, 3]))
+    equal(resize(*inputs.values()), run_operator("Resize", inputs))  # the defaults are ONNX's
