@@ -14,7 +14,7 @@ from qlinear import engine, fuse, oracle, ort, validate
 from qlinear.compare import Comparison, Mismatch
 from qlinear.engine import FLOAT, LEFT_OUT, RECOMPUTED, Step
 from qlinear.errors import Refused, UnusableInput
-from qlinear.fuse import Fusion
+from qlinear.fuse import Fusion, Network
 from qlinear.inputs import Feed, read_feeds
 from qlinear.onnx_model import Model, Node, from_proto, load
 
@@ -472,6 +472,75 @@ def test_moved_floats_are_not_compared_as_quantized_tensors():
     )  # fmt: skip
     found = verdict_of(model, x=np.ones((2, 4), F))
     assert found.status == "PASS" and {c.tensor for c in found.tensors} == {"q", "d"}
+
+
+def folded(constants, *, fusions=(), outputs=("y",)):
+    """What is said of a file's constant nodes, given the constants of ONNX Runtime's graph.
+
+    The file: w -> DequantizeLinear -> d -> QuantizeLinear -> e -> DequantizeLinear -> g, g + x = y,
+    and besides, for nobody, w -> DequantizeLinear -> u.
+    """
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], "first"),
+        helper.make_node("QuantizeLinear", ["d", "t", "z"], ["e"], "second"),
+        helper.make_node("DequantizeLinear", ["e", "t", "z"], ["g"], "third"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["u"], "unread"),
+        helper.make_node("Add", ["g", "x"], ["y"], "add"),
+    ]
+    file = made(
+        nodes, {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, None)},
+        {"w": np.int8([4, -8]), "s": F(0.5), "t": F(1), "z": np.int8(0)},
+    )  # fmt: skip
+    file = replace(file, outputs=dict.fromkeys(outputs))
+    graph = replace(file, nodes=file.nodes[-1:], constants=constants)
+    seen, found = validate._folded(Network(file, graph, ort.Settings(), fusions))
+    assert all(step.outputs == {} for step in seen)
+    return {step.node.name: (step.how, step.reason) for step in seen}, found
+
+
+OWN = (LEFT_OUT, "folded by ONNX Runtime into a constant of its own")
+GOOD = (RECOMPUTED, "")
+
+
+def test_constants_that_were_folded_are_compared_under_their_names():
+    steps, found = folded({"g": F([2, -4])})
+    # what a compared one was made from is accounted for with it; what nobody reads is not said
+    assert steps == {"first": GOOD, "second": GOOD, "third": GOOD}
+    assert found == [Comparison("g", "third", "DequantizeLinear", "float32", (2,), 2, 0, 0)]
+    _, found = folded({"g": F([2, -3]), "d": F([2, -4])})
+    assert [(c.tensor, c.node, c.mismatches) for c in found] == [
+        ("g", "third", 1), ("d", "first", 0),
+    ]  # fmt: skip
+
+
+def test_constants_that_were_folded_under_other_names_are_left_out():
+    steps, found = folded({"other": F([2, -4])})
+    assert steps["third"] == OWN and found == []
+    steps, found = folded({"e": np.int8([2, -4])})
+    assert steps == {"first": GOOD, "second": GOOD, "third": OWN}
+    assert [c.tensor for c in found] == ["e"]
+    # but not where a fusion stands for them, and not where they are an output
+    conv = Node("made", "QLinearConv", "", (), ("y",), {})
+    dequantize = Node("third", "DequantizeLinear", "", ("e", "t", "z"), ("g",), {})
+    steps, _ = folded({"e": np.int8([2, -4])}, fusions=(Fusion(conv, (dequantize,)),))
+    assert "third" not in steps
+    steps, _ = folded({"g": F([2, -4])}, outputs=("y", "u"))
+    assert steps["unread"] == OWN
+
+
+def test_tensors_of_4_bits_are_not_asked_for():
+    model = made(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            helper.make_node("Relu", ["d"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [4])}, {"y": (TensorProto.FLOAT, None)}, {"s": F(0.5)},
+    )  # fmt: skip
+    model.proto.graph.initializer.append(helper.make_tensor("z", TensorProto.INT4, [], [0]))
+    found = verdict_of(from_proto(model.proto), x=F([1, 2, 3, 9]))
+    assert found.status == "PASS" and found.notes == ()
+    assert "q" not in {c.tensor for c in found.tensors}
 
 
 def test_what_holds_in_every_run():

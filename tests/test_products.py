@@ -26,6 +26,7 @@ from qlinear.operators.qlinear_global_average_pool import (
     qlinear_global_average_pool,
 )
 from qlinear.operators.qlinear_matmul import qlinear_matmul
+from qlinear.operators.qlinear_mul import qlinear_mul
 from qlinear.operators.qlinear_softmax import qlinear_softmax
 from qlinear.operators.quantize_linear import along, quantize_linear
 from qlinear.operators.resize import resize
@@ -331,6 +332,41 @@ def test_dequantize_linear_at_its_edges():
     assert found.tolist() == [2.0**31, 4, 2**24]
     odd = dict(x=np.int32([2**24 + 1, 2**24 + 3]), x_scale=F(3))
     equal(dequantize_linear(*odd.values()), run_operator("DequantizeLinear", odd))
+
+
+# --- QLinearMul
+
+
+@pytest.mark.parametrize(
+    ("steps", "zero"), [(246, -118), (28, -84), (480, -5), (492, 67)]
+)  # fmt: skip
+def test_products_are_scaled_and_shifted_in_float32(steps, zero):
+    """Factors of 1 / steps, for which float64 in either place would round other products."""
+    every = np.arange(-128, 128).astype(np.int8)
+    values = dict(
+        A=np.repeat(every, 256), A_scale=F(1), A_zero=np.int8(0), B=np.tile(every, 256),
+        B_scale=F(1), B_zero=np.int8(0), C_scale=F(steps), C_zero=np.int8(zero),
+    )  # fmt: skip
+    theirs = run_operator("QLinearMul", values, domain=CONTRIB)
+    equal(qlinear_mul(*values.values()), theirs)
+    product, ratio = values["A"].astype(np.int32) * values["B"], F(1) / F(steps)
+    late = (product.astype(F) * ratio).astype(float) + zero
+    for wide in (product * float(ratio) + zero, late):
+        assert (np.clip(np.rint(wide), -128, 127) != theirs).any()
+
+
+def test_products_past_int32_become_the_least():
+    values = dict(
+        A=np.int8([1, 1, -1, 2]), A_scale=F(2**16), A_zero=np.int8(0), B=np.int8([1, 0, 1, 127]),
+        B_scale=F(2**15), B_zero=np.int8(0), C_scale=F(1), C_zero=np.int8(0),
+    )  # fmt: skip
+    theirs = run_operator("QLinearMul", values, domain=CONTRIB)
+    with np.errstate(all="raise"):
+        equal(qlinear_mul(*values.values()), theirs)
+        assert theirs.tolist() == [-128, 0, -128, -128]  # 2**31 is one too many
+        # infinity times 0 is no number
+        values |= dict(A_scale=F(3e38), B_scale=F(3e38), C_scale=F(1e-30))
+        equal(qlinear_mul(*values.values()), run_operator("QLinearMul", values, domain=CONTRIB))
 
 
 # --- what may be left out
