@@ -10,8 +10,10 @@ from onnx import helper
 
 from qlinear.onnx_model import load
 from qlinear.operators import qlinear_conv as qc
+from qlinear.operators import qlinear_softmax as softmax
 from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
+from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 from qlinear.operators.matmul_integer_to_float import (
     dynamic_quantize_matmul,
@@ -21,13 +23,13 @@ from qlinear.operators.qgemm import as_conv, qgemm
 from qlinear.operators.qlinear_activations import qlinear_leaky_relu, qlinear_sigmoid
 from qlinear.operators.qlinear_add import a_is_constant, factors, fma, qlinear_add
 from qlinear.operators.qlinear_average_pool import qlinear_average_pool
+from qlinear.operators.qlinear_concat import qlinear_concat
 from qlinear.operators.qlinear_global_average_pool import (
     pool_scale,
     qlinear_global_average_pool,
 )
 from qlinear.operators.qlinear_matmul import qlinear_matmul
 from qlinear.operators.qlinear_mul import qlinear_mul
-from qlinear.operators.qlinear_softmax import qlinear_softmax
 from qlinear.operators.quantize_linear import along, quantize_linear
 from qlinear.operators.resize import resize
 from qlinear.ort import open_session, operator_model, run_operator, tensors
@@ -409,8 +411,34 @@ def test_a_softmax_of_its_default_axis(opset):
     proto = operator_model("QLinearSoftmax", inputs, domain=CONTRIB)
     proto.graph.node[0].attribute.append(helper.make_attribute("opset", opset))
     (theirs,) = open_session(proto).run(None, {"X": X})
-    equal(qlinear_softmax(*inputs.values(), opset=opset), theirs)
+    equal(softmax.qlinear_softmax(*inputs.values(), opset=opset), theirs)
     assert (abs(theirs.astype(int).sum(-1) - 256) <= 8).all()  # the last one, in both
+
+
+def test_a_softmax_of_steps_of_1_knows_how_many_elements_it_has(monkeypatch):
+    X = integers(np.random.default_rng(0), np.uint8, (2, 3, 4))
+    inputs = dict(X=X, X_scale=F(0.05), x_zero=None, y_scale=F(1), y_zero=np.uint8(0))
+    proto = operator_model("QLinearSoftmax", inputs, domain=CONTRIB, axis=-1)
+    proto.graph.node[0].attribute.append(helper.make_attribute("opset", 13))
+    (theirs,) = open_session(proto).run(None, {"X": X})
+    real, counts = softmax.exponentials, []
+    monkeypatch.setattr(softmax, "exponentials", lambda *of: counts.append(of[1]) or real(*of))
+    equal(softmax.qlinear_softmax(*inputs.values(), opset=13), theirs)
+    softmax.qlinear_softmax(*inputs.values(), opset=13, axis=1)
+    softmax.qlinear_softmax(*inputs.values(), opset=12, axis=1)
+    assert counts == [4, 3, 12]
+
+
+def test_the_least_scale_of_a_dynamic_layer_is_normal():
+    tiny = np.finfo(F).tiny
+    y, scale, zero = dynamic_quantize_linear(F([0, 255]) * tiny)
+    assert (scale, zero) == (tiny, 0) and y.tolist() == [0, 255]
+
+
+def test_concatenations_along_their_axis():
+    part = (np.int8([[1, 2]]), F(1), np.int8(0))
+    assert qlinear_concat(F(1), np.int8(0), *part, *part, axis=0).tolist() == [[1, 2], [1, 2]]
+    assert qlinear_concat(F(1), np.int8(0), *part, *part, axis=1).tolist() == [[1, 2, 1, 2]]
 
 
 def test_products_in_float_without_zero_points_or_bias():
