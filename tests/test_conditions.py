@@ -366,3 +366,5 @@ def test_constants_that_onnx_runtime_made_are_named():
     # float operators, and what is not a constant, need no constants of this kind
     assert by_ort("QLinearSigmoid", graph=graph, file={}) == []
     assert by_ort(graph=scales, file={}) == []
+    # QLinearMatMul calls its weights b
+    assert by_ort("QLinearMatMul", graph=graph, file={}) == ["w"]

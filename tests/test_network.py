@@ -528,6 +528,27 @@ def test_constants_that_were_folded_under_other_names_are_left_out():
     assert steps["unread"] == OWN
 
 
+def test_constants_that_onnx_runtime_quantized_are_left_out_besides(monkeypatch):
+    conv = Node("conv", "QLinearConv", "", (), ("c",), {})
+    monkeypatch.setattr(validate, "quantized_by_ort", lambda _: [(conv, "bias")])
+    steps, _ = folded({"g": F([2, -4])})
+    assert steps.pop("conv") == (LEFT_OUT, "bias is quantized by ONNX Runtime itself")
+    assert steps == {"first": GOOD, "second": GOOD, "third": GOOD}
+
+
+def test_nodes_come_after_those_that_they_read_from():
+    model = qdq_conv([["Relu"]])
+    names = [node.name for node in model.nodes]
+    assert [node.name for node in fuse.in_order(model).nodes] == names
+    reverse = replace(model, nodes=model.nodes[::-1])
+    ordered = fuse.in_order(reverse).nodes
+    assert sorted(node.name for node in ordered) == sorted(names)
+    written = {*model.inputs, *model.constants}
+    for node in ordered:
+        assert set(node.inputs) <= written
+        written |= set(node.outputs)
+
+
 def test_tensors_of_4_bits_are_not_asked_for():
     model = made(
         [
