@@ -172,6 +172,7 @@ def of_both(name, pairs, q):
     for tensor, scale, zero in pairs:
         cases += [
             (name, {scale: F(0)}, f"{tensor}_scale is"),
+            (name, {scale: F(-1)}, f"{tensor}_scale is"),
             (name, {scale: np.ones(())}, f"{tensor}_scale has type float64"),
             (name, {scale: F([1, 1])}, f"{tensor}_scale has shape (2,): a scalar or 1 elements"),
             (name, {zero: i8(2)}, f"{tensor}_zero_point has shape (2,): a scalar or 1 elements"),
