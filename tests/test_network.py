@@ -482,9 +482,9 @@ def folded(constants, *, fusions=(), outputs=("y",)):
     """
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], "first"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["u"], "unread"),
         helper.make_node("QuantizeLinear", ["d", "t", "z"], ["e"], "second"),
         helper.make_node("DequantizeLinear", ["e", "t", "z"], ["g"], "third"),
-        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["u"], "unread"),
         helper.make_node("Add", ["g", "x"], ["y"], "add"),
     ]
     file = made(
@@ -526,6 +526,9 @@ def test_constants_that_were_folded_under_other_names_are_left_out():
     assert "third" not in steps
     steps, _ = folded({"g": F([2, -4])}, outputs=("y", "u"))
     assert steps["unread"] == OWN
+    steps, found = folded({"g": F([2, -4]), "u": F([2, -4])}, outputs=("y", "u"))
+    assert steps == dict.fromkeys(("first", "second", "third", "unread"), GOOD)
+    assert [c.tensor for c in found] == ["g", "u"]
 
 
 def test_constants_that_onnx_runtime_quantized_are_left_out_besides(monkeypatch):
@@ -549,16 +552,19 @@ def test_nodes_come_after_those_that_they_read_from():
         written |= set(node.outputs)
 
 
-def test_tensors_of_4_bits_are_not_asked_for():
+@pytest.mark.parametrize("kind", ["INT2", "UINT2", "INT4", "UINT4"])
+def test_tensors_of_2_or_4_bits_are_not_asked_for(kind):
     model = made(
         [
             helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
             helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
             helper.make_node("Relu", ["d"], ["y"]),
         ],
-        {"x": (TensorProto.FLOAT, [4])}, {"y": (TensorProto.FLOAT, None)}, {"s": F(0.5)},
+        {"x": (TensorProto.FLOAT, [4])}, {"y": (TensorProto.FLOAT, None)}, {"s": F(0.5)}, opset=25,
     )  # fmt: skip
-    model.proto.graph.initializer.append(helper.make_tensor("z", TensorProto.INT4, [], [0]))
+    model.proto.graph.initializer.append(
+        helper.make_tensor("z", TensorProto.DataType.Value(kind), [], [0])
+    )
     found = verdict_of(from_proto(model.proto), x=F([1, 2, 3, 9]))
     assert found.status == "PASS" and found.notes == ()
     assert "q" not in {c.tensor for c in found.tensors}
