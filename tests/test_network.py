@@ -69,6 +69,31 @@ def test_without_optimizations_nothing_is_fused():
     assert [n.name for n in network.graph.nodes] == [n.name for n in network.file.nodes]
 
 
+def test_two_nodes_in_one_are_a_fusion():
+    network = fuse.fuse(load(MODELS / "resnet8.onnx"))
+    assert network.kinds() == "4 com.microsoft.FusedConv"
+    assert all(
+        [node.op_type for node in fusion.absorbed] == ["Conv", "Relu"] for fusion in network.fusions
+    )
+
+
+def test_a_node_that_reads_its_constants_under_other_names_is_still_itself():
+    model = made(
+        [helper.make_node("Add", ["x", "c"], ["y"], "add")],
+        {"x": (TensorProto.FLOAT, [1])}, {"y": (TensorProto.FLOAT, None)}, {"c": F([1])},
+    )  # fmt: skip
+    (add,) = model.nodes
+    renamed = replace(add, inputs=("x", "other"))
+    graph = replace(model, constants={"other": F([1])})
+    assert list(fuse._fusions(model, replace(graph, nodes=(renamed,)))) == []
+    # another operator stands for it
+    other = replace(renamed, op_type="Sub")
+    assert list(fuse._fusions(model, replace(graph, nodes=(other,)))) == [Fusion(other, (add,))]
+    # and what the file does not write stands for nothing
+    new = replace(renamed, outputs=("new",))
+    assert list(fuse._fusions(model, replace(graph, nodes=(new,)))) == []
+
+
 def test_kinds_are_counted():
     network = fuse.fuse(qdq_conv())
     (conv,) = network.fusions
