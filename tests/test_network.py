@@ -89,6 +89,13 @@ def test_a_node_that_reads_its_constants_under_other_names_is_still_itself():
     # another operator stands for it
     other = replace(renamed, op_type="Sub")
     assert list(fuse._fusions(model, replace(graph, nodes=(other,)))) == [Fusion(other, (add,))]
+    # two nodes in one are a fusion, though it has the operator of the first
+    two = made(
+        [helper.make_node("Add", ["x", "c"], ["a"]), helper.make_node("Mul", ["a", "c"], ["y"])],
+        {"x": (TensorProto.FLOAT, [1])}, {"y": (TensorProto.FLOAT, None)}, {"c": F([1])},
+    )  # fmt: skip
+    (found,) = fuse._fusions(two, replace(graph, nodes=(renamed,)))
+    assert found == Fusion(renamed, two.nodes)
     # and what the file does not write stands for nothing
     new = replace(renamed, outputs=("new",))
     assert list(fuse._fusions(model, replace(graph, nodes=(new,)))) == []
