@@ -89,7 +89,7 @@ $(READY): requirements.txt pyproject.toml
 mutants: $(READY)
 	$(BIN)/python -m pip install -q mutmut==3.8.1
 	FEWER_EXAMPLES=10 $(BIN)/python -m mutmut run --max-children 2 $(patsubst %,"qlinear.%.*",$(MODULES))
-	$(BIN)/python -m mutmut results
+	$(BIN)/python -m mutmut results | grep -v "not checked" || true
 
 # a minute of damaged models against the loader
 fuzz: $(READY)

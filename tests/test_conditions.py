@@ -276,6 +276,11 @@ def test_a_float_bias_is_rounded_in_steps_of_the_accumulator():
     assert rounded(good.reshape(2, 1), {"bf": bias.reshape(1, 2)})  # whatever their shapes
     for changed in (np.int32([3, 2]), np.int32([2, 1]), np.int32([2, 2, 0])):
         assert not rounded(changed, {"bf": bias})
+    # the division is one of float32: in float64 this is 1151.49 steps
+    tie = {"x_scale": F(1), "w_scale": F(float.fromhex("0x1.fe92aa0000000p-1"))}
+    floats = F([float.fromhex("0x1.1f12960000000p+10")])
+    assert rounded(np.int32([1152]), {"bf": floats}, constants=tie)
+    assert not rounded(np.int32([1151]), {"bf": floats}, constants=tie)
     # a QGemm calls its scales otherwise
     other = {"a_scale": F(0.5), "b_scale": F([0.25, 2])}
     gemm = node("Gemm", ["x", "wf", "bf"], ["c"])
@@ -361,3 +366,5 @@ def test_constants_that_onnx_runtime_made_are_named():
     # float operators, and what is not a constant, need no constants of this kind
     assert by_ort("QLinearSigmoid", graph=graph, file={}) == []
     assert by_ort(graph=scales, file={}) == []
+    # QLinearMatMul calls its weights b
+    assert by_ort("QLinearMatMul", graph=graph, file={}) == ["w"]

@@ -12,7 +12,7 @@ from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Node
 from qlinear.operators import MOVERS, moved, movers
 from qlinear.operators.flatten import flatten
-from qlinear.operators.max_pool import max_pool
+from qlinear.operators.max_pool import max_pool, pool_geometry
 
 
 def integers(rng, shape, dtype=np.int8):
@@ -61,6 +61,11 @@ def test_without_ceil_mode_a_rest_is_left_out():
     theirs = ort.run_operator("MaxPool", dict(X=x), kernel_shape=[2], strides=[3])
     assert max_pool(x, kernel_shape=[2], strides=[3]).tolist() == theirs.tolist()
     assert theirs.shape == (1, 2, 2)
+
+
+def test_a_pooling_has_no_ceil_mode_by_default():
+    assert pool_geometry((1, 1, 7), kernel_shape=[2], strides=[3]).out == (2,)
+    assert pool_geometry((1, 1, 7), kernel_shape=[2], strides=[3], ceil_mode=1).out == (3,)
 
 
 def test_padding_never_wins_a_max_pool():

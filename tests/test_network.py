@@ -14,7 +14,7 @@ from qlinear import engine, fuse, oracle, ort, validate
 from qlinear.compare import Comparison, Mismatch
 from qlinear.engine import FLOAT, LEFT_OUT, RECOMPUTED, Step
 from qlinear.errors import Refused, UnusableInput
-from qlinear.fuse import Fusion
+from qlinear.fuse import Fusion, Network
 from qlinear.inputs import Feed, read_feeds
 from qlinear.onnx_model import Model, Node, from_proto, load
 
@@ -67,6 +67,38 @@ def test_without_optimizations_nothing_is_fused():
     network = fuse.fuse(qdq_conv(), NOTHING)
     assert network.settings == NOTHING and network.fusions == () and network.kinds() == "nothing"
     assert [n.name for n in network.graph.nodes] == [n.name for n in network.file.nodes]
+
+
+def test_two_nodes_in_one_are_a_fusion():
+    network = fuse.fuse(load(MODELS / "resnet8.onnx"))
+    assert network.kinds() == "4 com.microsoft.FusedConv"
+    assert all(
+        [node.op_type for node in fusion.absorbed] == ["Conv", "Relu"] for fusion in network.fusions
+    )
+
+
+def test_a_node_that_reads_its_constants_under_other_names_is_still_itself():
+    model = made(
+        [helper.make_node("Add", ["x", "c"], ["y"], "add")],
+        {"x": (TensorProto.FLOAT, [1])}, {"y": (TensorProto.FLOAT, None)}, {"c": F([1])},
+    )  # fmt: skip
+    (add,) = model.nodes
+    renamed = replace(add, inputs=("x", "other"))
+    graph = replace(model, constants={"other": F([1])})
+    assert list(fuse._fusions(model, replace(graph, nodes=(renamed,)))) == []
+    # another operator stands for it
+    other = replace(renamed, op_type="Sub")
+    assert list(fuse._fusions(model, replace(graph, nodes=(other,)))) == [Fusion(other, (add,))]
+    # two nodes in one are a fusion, though it has the operator of the first
+    two = made(
+        [helper.make_node("Add", ["x", "c"], ["a"]), helper.make_node("Mul", ["a", "c"], ["y"])],
+        {"x": (TensorProto.FLOAT, [1])}, {"y": (TensorProto.FLOAT, None)}, {"c": F([1])},
+    )  # fmt: skip
+    (found,) = fuse._fusions(two, replace(graph, nodes=(renamed,)))
+    assert found == Fusion(renamed, two.nodes)
+    # and what the file does not write stands for nothing
+    new = replace(renamed, outputs=("new",))
+    assert list(fuse._fusions(model, replace(graph, nodes=(new,)))) == []
 
 
 def test_kinds_are_counted():
@@ -472,6 +504,102 @@ def test_moved_floats_are_not_compared_as_quantized_tensors():
     )  # fmt: skip
     found = verdict_of(model, x=np.ones((2, 4), F))
     assert found.status == "PASS" and {c.tensor for c in found.tensors} == {"q", "d"}
+
+
+def folded(constants, *, fusions=(), outputs=("y",)):
+    """What is said of a file's constant nodes, given the constants of ONNX Runtime's graph.
+
+    The file: w -> DequantizeLinear -> d -> QuantizeLinear -> e -> DequantizeLinear -> g, g + x = y,
+    and besides, for nobody, w -> DequantizeLinear -> u.
+    """
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], "first"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["u"], "unread"),
+        helper.make_node("QuantizeLinear", ["d", "t", "z"], ["e"], "second"),
+        helper.make_node("DequantizeLinear", ["e", "t", "z"], ["g"], "third"),
+        helper.make_node("Add", ["g", "x"], ["y"], "add"),
+    ]
+    file = made(
+        nodes, {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, None)},
+        {"w": np.int8([4, -8]), "s": F(0.5), "t": F(1), "z": np.int8(0)},
+    )  # fmt: skip
+    file = replace(file, outputs=dict.fromkeys(outputs))
+    graph = replace(file, nodes=file.nodes[-1:], constants=constants)
+    seen, found = validate._folded(Network(file, graph, ort.Settings(), fusions))
+    assert all(step.outputs == {} for step in seen)
+    return {step.node.name: (step.how, step.reason) for step in seen}, found
+
+
+OWN = (LEFT_OUT, "folded by ONNX Runtime into a constant of its own")
+GOOD = (RECOMPUTED, "")
+
+
+def test_constants_that_were_folded_are_compared_under_their_names():
+    steps, found = folded({"g": F([2, -4])})
+    # what a compared one was made from is accounted for with it; what nobody reads is not said
+    assert steps == {"first": GOOD, "second": GOOD, "third": GOOD}
+    assert found == [Comparison("g", "third", "DequantizeLinear", "float32", (2,), 2, 0, 0)]
+    _, found = folded({"g": F([2, -3]), "d": F([2, -4])})
+    assert [(c.tensor, c.node, c.mismatches) for c in found] == [
+        ("g", "third", 1), ("d", "first", 0),
+    ]  # fmt: skip
+
+
+def test_constants_that_were_folded_under_other_names_are_left_out():
+    steps, found = folded({"other": F([2, -4])})
+    assert steps["third"] == OWN and found == []
+    steps, found = folded({"e": np.int8([2, -4])})
+    assert steps == {"first": GOOD, "second": GOOD, "third": OWN}
+    assert [c.tensor for c in found] == ["e"]
+    # but not where a fusion stands for them, and not where they are an output
+    conv = Node("made", "QLinearConv", "", (), ("y",), {})
+    dequantize = Node("third", "DequantizeLinear", "", ("e", "t", "z"), ("g",), {})
+    steps, _ = folded({"e": np.int8([2, -4])}, fusions=(Fusion(conv, (dequantize,)),))
+    assert "third" not in steps
+    steps, _ = folded({"g": F([2, -4])}, outputs=("y", "u"))
+    assert steps["unread"] == OWN
+    steps, found = folded({"g": F([2, -4]), "u": F([2, -4])}, outputs=("y", "u"))
+    assert steps == dict.fromkeys(("first", "second", "third", "unread"), GOOD)
+    assert [c.tensor for c in found] == ["g", "u"]
+
+
+def test_constants_that_onnx_runtime_quantized_are_left_out_besides(monkeypatch):
+    conv = Node("conv", "QLinearConv", "", (), ("c",), {})
+    monkeypatch.setattr(validate, "quantized_by_ort", lambda _: [(conv, "bias")])
+    steps, _ = folded({"g": F([2, -4])})
+    assert steps.pop("conv") == (LEFT_OUT, "bias is quantized by ONNX Runtime itself")
+    assert steps == {"first": GOOD, "second": GOOD, "third": GOOD}
+
+
+def test_nodes_come_after_those_that_they_read_from():
+    model = qdq_conv([["Relu"]])
+    names = [node.name for node in model.nodes]
+    assert [node.name for node in fuse.in_order(model).nodes] == names
+    reverse = replace(model, nodes=model.nodes[::-1])
+    ordered = fuse.in_order(reverse).nodes
+    assert sorted(node.name for node in ordered) == sorted(names)
+    written = {*model.inputs, *model.constants}
+    for node in ordered:
+        assert set(node.inputs) <= written
+        written |= set(node.outputs)
+
+
+@pytest.mark.parametrize("kind", ["INT2", "UINT2", "INT4", "UINT4"])
+def test_tensors_of_2_or_4_bits_are_not_asked_for(kind):
+    model = made(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            helper.make_node("Relu", ["d"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [4])}, {"y": (TensorProto.FLOAT, None)}, {"s": F(0.5)}, opset=25,
+    )  # fmt: skip
+    model.proto.graph.initializer.append(
+        helper.make_tensor("z", TensorProto.DataType.Value(kind), [], [0])
+    )
+    found = verdict_of(from_proto(model.proto), x=F([1, 2, 3, 9]))
+    assert found.status == "PASS" and found.notes == ()
+    assert "q" not in {c.tensor for c in found.tensors}
 
 
 def test_what_holds_in_every_run():

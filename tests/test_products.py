@@ -6,21 +6,33 @@ from itertools import product
 import numpy as np
 import pytest
 from conftest import MODELS
+from onnx import helper
 
 from qlinear.onnx_model import load
 from qlinear.operators import qlinear_conv as qc
+from qlinear.operators import qlinear_softmax as softmax
 from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
+from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
+from qlinear.operators.matmul_integer_to_float import (
+    dynamic_quantize_matmul,
+    matmul_integer_to_float,
+)
 from qlinear.operators.qgemm import as_conv, qgemm
+from qlinear.operators.qlinear_activations import qlinear_leaky_relu, qlinear_sigmoid
 from qlinear.operators.qlinear_add import a_is_constant, factors, fma, qlinear_add
+from qlinear.operators.qlinear_average_pool import qlinear_average_pool
+from qlinear.operators.qlinear_concat import qlinear_concat
 from qlinear.operators.qlinear_global_average_pool import (
     pool_scale,
     qlinear_global_average_pool,
 )
 from qlinear.operators.qlinear_matmul import qlinear_matmul
+from qlinear.operators.qlinear_mul import qlinear_mul
 from qlinear.operators.quantize_linear import along, quantize_linear
-from qlinear.ort import run_operator, tensors
+from qlinear.operators.resize import resize
+from qlinear.ort import open_session, operator_model, run_operator, tensors
 
 F = np.float32
 CONTRIB = "com.microsoft"
@@ -322,3 +334,131 @@ def test_dequantize_linear_at_its_edges():
     assert found.tolist() == [2.0**31, 4, 2**24]
     odd = dict(x=np.int32([2**24 + 1, 2**24 + 3]), x_scale=F(3))
     equal(dequantize_linear(*odd.values()), run_operator("DequantizeLinear", odd))
+
+
+# --- QLinearMul
+
+
+@pytest.mark.parametrize(
+    ("steps", "zero"), [(246, -118), (28, -84), (480, -5), (492, 67)]
+)  # fmt: skip
+def test_products_are_scaled_and_shifted_in_float32(steps, zero):
+    """Factors of 1 / steps, for which float64 in either place would round other products."""
+    every = np.arange(-128, 128).astype(np.int8)
+    values = dict(
+        A=np.repeat(every, 256), A_scale=F(1), A_zero=np.int8(0), B=np.tile(every, 256),
+        B_scale=F(1), B_zero=np.int8(0), C_scale=F(steps), C_zero=np.int8(zero),
+    )  # fmt: skip
+    theirs = run_operator("QLinearMul", values, domain=CONTRIB)
+    equal(qlinear_mul(*values.values()), theirs)
+    product, ratio = values["A"].astype(np.int32) * values["B"], F(1) / F(steps)
+    late = (product.astype(F) * ratio).astype(float) + zero
+    for wide in (product * float(ratio) + zero, late):
+        assert (np.clip(np.rint(wide), -128, 127) != theirs).any()
+
+
+def test_products_past_int32_become_the_least():
+    values = dict(
+        A=np.int8([1, 1, -1, 2]), A_scale=F(2**16), A_zero=np.int8(0), B=np.int8([1, 0, 1, 127]),
+        B_scale=F(2**15), B_zero=np.int8(0), C_scale=F(1), C_zero=np.int8(0),
+    )  # fmt: skip
+    theirs = run_operator("QLinearMul", values, domain=CONTRIB)
+    with np.errstate(all="raise"):
+        equal(qlinear_mul(*values.values()), theirs)
+        assert theirs.tolist() == [-128, 0, -128, -128]  # 2**31 is one too many
+        # infinity times 0 is no number
+        values |= dict(A_scale=F(3e38), B_scale=F(3e38), C_scale=F(1e-30))
+        equal(qlinear_mul(*values.values()), run_operator("QLinearMul", values, domain=CONTRIB))
+
+
+# --- what may be left out
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_an_average_pool_with_nothing_but_a_kernel(dtype):
+    zero = np.zeros((), dtype)
+    X = integers(np.random.default_rng(0), dtype, (1, 2, 5, 6))
+    inputs = dict(X=X, x_scale=F(0.3), x_zero=zero, y_scale=F(0.2), y_zero=zero)
+    options = dict(kernel_shape=[3, 2], pads=[1, 0, 1, 1])
+    theirs = run_operator("QLinearAveragePool", inputs, domain=CONTRIB, **options)
+    equal(qlinear_average_pool(*inputs.values(), **options), theirs)
+    equal(qlinear_average_pool(X, F(0.3), None, F(0.2), **options), theirs)
+    one = [value if value is X else value.reshape(1) for value in inputs.values()]
+    equal(qlinear_average_pool(*one, **options), theirs)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_functions_of_one_tensor_with_nothing_but_scales(dtype):
+    info, zero = np.iinfo(dtype), np.zeros((), dtype)
+    X = np.arange(info.min, info.max + 1).astype(dtype)
+    inputs = dict(X=X, X_scale=F(0.05), X_zero=zero, Y_scale=F(1 / 200), Y_zero=zero)
+    for function, op_type in (
+        (qlinear_sigmoid, "QLinearSigmoid"),
+        (qlinear_leaky_relu, "QLinearLeakyRelu"),  # whose alpha is 0.01
+    ):
+        theirs = run_operator(op_type, inputs, domain=CONTRIB)
+        equal(function(*inputs.values()), theirs)
+        equal(function(X, F(0.05), None, F(1 / 200), None), theirs)
+        equal(function(*[v if v is X else v.reshape(1) for v in inputs.values()]), theirs)
+
+
+@pytest.mark.parametrize("opset", [12, 13])
+def test_a_softmax_of_its_default_axis(opset):
+    X = integers(np.random.default_rng(0), np.uint8, (2, 3, 4))
+    inputs = dict(
+        X=X, X_scale=F(0.05), x_zero=None, y_scale=F(1 / 256), y_zero=np.uint8(0)
+    )  # fmt: skip
+    proto = operator_model("QLinearSoftmax", inputs, domain=CONTRIB)
+    proto.graph.node[0].attribute.append(helper.make_attribute("opset", opset))
+    (theirs,) = open_session(proto).run(None, {"X": X})
+    equal(softmax.qlinear_softmax(*inputs.values(), opset=opset), theirs)
+    assert (abs(theirs.astype(int).sum(-1) - 256) <= 8).all()  # the last one, in both
+
+
+def test_a_softmax_of_steps_of_1_knows_how_many_elements_it_has(monkeypatch):
+    X = integers(np.random.default_rng(0), np.uint8, (2, 3, 4))
+    inputs = dict(X=X, X_scale=F(0.05), x_zero=None, y_scale=F(1), y_zero=np.uint8(0))
+    proto = operator_model("QLinearSoftmax", inputs, domain=CONTRIB, axis=-1)
+    proto.graph.node[0].attribute.append(helper.make_attribute("opset", 13))
+    (theirs,) = open_session(proto).run(None, {"X": X})
+    real, counts = softmax.exponentials, []
+    monkeypatch.setattr(softmax, "exponentials", lambda *of: counts.append(of[1]) or real(*of))
+    equal(softmax.qlinear_softmax(*inputs.values(), opset=13), theirs)
+    softmax.qlinear_softmax(*inputs.values(), opset=13, axis=1)
+    softmax.qlinear_softmax(*inputs.values(), opset=12, axis=1)
+    assert counts == [4, 3, 12]
+
+
+def test_the_least_scale_of_a_dynamic_layer_is_normal():
+    tiny = np.finfo(F).tiny
+    y, scale, zero = dynamic_quantize_linear(F([0, 255]) * tiny)
+    assert (scale, zero) == (tiny, 0) and y.tolist() == [0, 255]
+
+
+def test_concatenations_along_their_axis():
+    part = (np.int8([[1, 2]]), F(1), np.int8(0))
+    assert qlinear_concat(F(1), np.int8(0), *part, *part, axis=0).tolist() == [[1, 2], [1, 2]]
+    assert qlinear_concat(F(1), np.int8(0), *part, *part, axis=1).tolist() == [[1, 2, 1, 2]]
+
+
+def test_products_in_float_without_zero_points_or_bias():
+    rng = np.random.default_rng(0)
+    A, B = integers(rng, np.uint8, (2, 4)), integers(rng, np.int8, (4, 3))
+    inputs = dict(A=A, B=B, a_scale=F(0.1), b_scale=F(0.2))
+    theirs = run_operator("MatMulIntegerToFloat", inputs, domain=CONTRIB)
+    equal(matmul_integer_to_float(*inputs.values()), theirs)
+    inputs = dict(A=rng.normal(0, 1, (2, 4)).astype(F), B=B, b_scale=F(0.2))
+    theirs = run_operator("DynamicQuantizeMatMul", inputs, domain=CONTRIB)
+    equal(dynamic_quantize_matmul(*inputs.values()), theirs)
+
+
+def test_resize_by_sizes_and_along_some_axes():
+    X = integers(np.random.default_rng(0), np.int8, (2, 3))
+    twice = np.repeat(np.repeat(X, 2, 0), 3, 1)
+    equal(resize(X, None, F([2, 3])), twice)
+    equal(resize(X, None, None, np.int64([4, 9])), twice)
+    equal(resize(X, None, F([]), np.int64([4, 9])), twice)
+    equal(resize(X, None, F([3]), axes=[1]), np.repeat(X, 3, 1))
+    equal(resize(X, None, None, np.int64([9, 4]), axes=[1, 0]), twice)
+    inputs = dict(X=X, roi=None, scales=F([2, 3]))
+    equal(resize(*inputs.values()), run_operator("Resize", inputs))  # the defaults are ONNX's

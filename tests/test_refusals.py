@@ -12,6 +12,7 @@ from qlinear.operators.add import add
 from qlinear.operators.cast import cast
 from qlinear.operators.conv_integer import conv_integer
 from qlinear.operators.dequantize_linear import dequantize_linear
+from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 from qlinear.operators.matmul_integer_to_float import (
     dynamic_quantize_matmul,
@@ -171,6 +172,7 @@ def of_both(name, pairs, q):
     for tensor, scale, zero in pairs:
         cases += [
             (name, {scale: F(0)}, f"{tensor}_scale is"),
+            (name, {scale: F(-1)}, f"{tensor}_scale is"),
             (name, {scale: np.ones(())}, f"{tensor}_scale has type float64"),
             (name, {scale: F([1, 1])}, f"{tensor}_scale has shape (2,): a scalar or 1 elements"),
             (name, {zero: i8(2)}, f"{tensor}_zero_point has shape (2,): a scalar or 1 elements"),
@@ -204,6 +206,7 @@ CASES = [
     ("to_float", dict(a_scale=F([1, 1])), "a_scale has shape (2,): a scalar or 1 elements needed"),
     ("to_float", dict(b_scale=F([1, 1])), "b_scale has shape (2,): a scalar or 1 or 3 elements"),
     ("to_float", dict(bias=np.zeros(2, F)), "bias has shape (2,): 3 elements needed"),
+    ("to_float", dict(A=i8(5, 2, 4), B=i8(5, 4, 3), bias=F([1])), "bias has shape (1,): 3 el"),
     ("to_float", dict(a_zero_point=U0), "a_zero_point has type uint8 but a int8"),
     ("to_float", dict(A=i8(2, 3)), "the inner axes differ"),
     ("dynamic", dict(A=np.zeros((2, 4))), "x has type float64: float32 needed"),
@@ -314,6 +317,14 @@ CASES = [
     ("pool", dict(x_zero_point=i8(2)), "x_zero_point has shape (2,): a scalar or 1 elements"),
     ("pool", dict(y_zero_point=i8(2)), "y_zero_point has shape (2,): a scalar or 1 elements"),
     ("max_pool", dict(X=np.zeros((1, 2, 4, 4), F)), "X has type float32: int8 or uint8 needed"),
+    (
+        "max_pool", dict(auto_pad="SAME_UPPER", dilations=[2, 1]),
+        "auto_pad is SAME_UPPER with dilations",
+    ),
+    (
+        "max_pool", dict(auto_pad="SAME_LOWER", dilations=[1, 2]),
+        "auto_pad is SAME_LOWER with dilations",
+    ),
     ("max_pool", dict(kernel_shape=[5, 2]), "the kernel spans (5, 2) but the padded input is sm"),
     ("max_pool", dict(strides=[0, 1]), "strides is [0, 1]"),
     ("max_pool", dict(pads=[1, 1]), "pads is [1, 1]: needs 4"),
@@ -394,6 +405,18 @@ def test_a_factor_past_float32_is_refused_without_a_warning(name, too_large, y_s
     message = f"^{re.escape(message)} is too large for float32$"
     with np.errstate(all="raise"), pytest.raises(UnusableInput, match=message):
         function(**inputs | {too_large: F(1e30), y_scale: F(1e-30)})
+
+
+def test_what_has_no_range_is_refused_without_a_warning():
+    for x, message in (
+        (F([np.nan]), "x is empty or not finite: no range to quantize"),
+        (F([]), "x is empty or not finite: no range to quantize"),
+        (F([-3e38, 3e38]), "y_scale is inf: finite and normal needed"),
+    ):
+        with np.errstate(all="raise"), pytest.raises(Unsupported, match=f"^{message}$"):
+            dynamic_quantize_linear(x)
+    with pytest.raises(Unsupported, match=r"^neither scales nor sizes$"):
+        resize(i8(2, 3))
 
 
 def test_what_a_concatenation_refuses():

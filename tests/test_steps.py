@@ -276,12 +276,14 @@ def test_what_a_node_reads():
         helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node("Mul", ["c", "k"], ["d"]),
         helper.make_node("If", ["e"], ["f"], then_branch=branch(
             helper.make_node("Relu", ["outermost"], ["g"])), else_branch=branch()),
+        helper.make_node("Scan", ["e"], ["h"], bodies=[
+            branch(helper.make_node("Relu", ["listed"], ["g"]))]),
     )  # fmt: skip
     inner.initializer.append(numpy_helper.from_array(F([1]), "k"))
     inner.input.append(helper.make_tensor_value_info("b", FLOAT, None))
     # what it makes, stores, or is given is its own; "out" is an output that it does not make
     for holder in (node("If", ["x", "a"], body=inner), node("Scan", ["x"], bodies=[inner, inner])):
-        assert sorted(reads(holder)) == ["a", "e", "out", "outermost", "x"]
+        assert sorted(reads(holder)) == ["a", "e", "listed", "out", "outermost", "x"]
 
 
 # --- one node
@@ -447,6 +449,7 @@ def test_an_output_that_is_not_computed_makes_a_node_unsupported(monkeypatch):
 
 def test_what_hangs_on_constants_alone_is_computed_in_order():
     nodes = [
+        helper.make_node("Relu", ["x"], ["o"], "other"),
         helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], "dequantize"),
         helper.make_node("Relu", ["d"], ["r"], "relu"),
         helper.make_node("Add", ["r", "x"], ["y"], "add"),
@@ -460,3 +463,20 @@ def test_what_hangs_on_constants_alone_is_computed_in_order():
     ]  # fmt: skip
     assert steps[1].outputs["r"].tolist() == [0.5, 0]
     assert [step.quantized for step in steps] == [True, False]
+
+
+def test_constants_that_come_of_integer_products_are_quantized():
+    nodes = [
+        helper.make_node("MatMulInteger", ["a", "b"], ["p"], "products"),
+        helper.make_node("Neg", ["p"], ["n"], "first"),
+        helper.make_node("Abs", ["p"], ["m"], "second"),
+        helper.make_node("Max", ["n", "m"], ["o"], "both"),
+        helper.make_node("Neg", ["i"], ["k"], "other"),
+        helper.make_node("Add", ["o", "x"], ["y"], "add"),
+    ]
+    constants = {"a": np.uint8([[3, 4]]), "b": np.int8([[1], [2]]), "i": np.int32([5])}
+    model = made(nodes, {"x": (INT32, [1])}, {"y": (INT32, None)}, constants)
+    steps = {step.node.name: step for step in engine.constant_steps(model)}
+    assert list(steps) == ["products", "first", "second", "both", "other"]
+    assert steps["both"].outputs["o"].tolist() == [[11]]
+    assert {name for name, step in steps.items() if not step.quantized} == {"other"}

@@ -29,7 +29,7 @@ def qlinear_softmax(
     y_zero_point: np.ndarray,
     *,
     opset: int,
-    axis: int | None = None,
+    axis: int = -1,
 ) -> np.ndarray:
     """com.microsoft's QLinearSoftmax.
 
@@ -38,7 +38,7 @@ def qlinear_softmax(
         X_scale, y_scale: float32 scalars; y_scale at most 1. y_zero_point: scalar of X's type.
         x_zero_point: of no effect; softmax depends on differences only.
         opset: of the Softmax that this stands for: below 13 all axes from ``axis`` on are one.
-        axis: -1 by default, or 1 below opset 13.
+        axis: -1 by default, below opset 13 too.
 
     Raises:
         UnusableInput: a type or shape is illegal or not supported; the message names the input.
@@ -48,7 +48,6 @@ def qlinear_softmax(
     for name, value in (("x_scale", X_scale), ("y_scale", y_scale), ("y_zero_point", y_zero_point)):
         require_length(name, value, (1,))
     x_scale, y_scale, zero = map(one_element, (X_scale, y_scale, y_zero_point))
-    axis = (1 if opset < 13 else -1) if axis is None else axis
     if not X.size or not -X.ndim <= axis < X.ndim or y_scale > 1:
         raise Unsupported(f"X has shape {X.shape}, axis is {axis}, y_scale {y_scale}")
     if opset < 13:
