@@ -179,7 +179,7 @@ def run_model(args: argparse.Namespace) -> int:
         constants = network.graph.constants
         yield from ((n, constants[n]) for n in model.outputs if n in constants)
         yield from feeds[0].values.items()
-        walk = engine.steps(network.graph, feeds[0].values)
+        walk = engine.steps(network.graph, feeds[0].values, given=model.constants)
         for step in progress(walk, "computing", len(network.graph.nodes)):
             if step.how != engine.RECOMPUTED:
                 borrowed.append(step.node.name)

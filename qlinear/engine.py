@@ -1,7 +1,7 @@
 """Run a whole quantized graph by the reference, tensor by tensor."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,12 +119,17 @@ def steps(
     model: Model,
     feeds: dict[str, np.ndarray],
     borrow: Callable[[Node, dict], dict] | None = None,
+    *,
+    given: Collection[str] | None = None,
 ) -> Iterator[Step]:
     """Run any graph to its end, a node at a time; a tensor is forgotten after its last reader.
 
     Args:
         feeds: the graph's inputs by name.
         borrow: :func:`qlinear.ort.borrower` of the same model, to keep its sessions between runs.
+        given: the constants that the user's file holds, if the graph is ONNX Runtime's: a constant
+            that it made itself and that is illegal, such as a scale of 0 where it merged two pairs,
+            leaves a node out instead of making the file unusable.
 
     Raises:
         UnusableInput: ONNX Runtime refuses a node that the reference does not compute.
@@ -136,7 +141,7 @@ def steps(
     waiting = Counter(name for names in read.values() for name in names)
     for node in model.nodes:
         fed = {name: values[name] for name in read[node.outputs] if name in values}
-        step = _step(model, node, fed, borrow, products)
+        step = _step(model, node, fed, borrow, products, given)
         products |= spread(node, step.outputs, products)
         yield step
         values.update({name: v for name, v in step.outputs.items() if waiting[name]})
@@ -165,7 +170,14 @@ def constant_steps(model: Model) -> Iterator[Step]:
         yield step
 
 
-def _step(model: Model, node: Node, fed: dict, borrow: Callable, products: set[str]) -> Step:
+def _step(
+    model: Model,
+    node: Node,
+    fed: dict,
+    borrow: Callable,
+    products: set[str],
+    given: Collection[str] | None = None,
+) -> Step:
     key, reason = (node.domain, node.op_type), ""
     if key in OPERATORS or key in MOVERS:
         try:
@@ -173,7 +185,10 @@ def _step(model: Model, node: Node, fed: dict, borrow: Callable, products: set[s
         except Unsupported as error:
             reason = f"{node.operator}: {error}"
         except UnusableInput as error:
-            raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
+            constants = [name for name in node.inputs if name in model.constants]
+            if given is None or all(name in given for name in constants):
+                raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
+            reason = f"{node.operator}, with constants of ONNX Runtime's own: {error}"
         else:
             quantized = is_quantized(model, node, {**fed, **found}, products)
             return Step(node, found, RECOMPUTED, quantized=quantized)

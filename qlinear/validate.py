@@ -109,7 +109,7 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
     for feed in feeds:
         theirs = _twice(model, file, feed.values)
         by_default += _by_default(model, plain, feed.values, theirs)
-        walk = engine.steps(network.graph, feed.values, borrow)
+        walk = engine.steps(network.graph, feed.values, borrow, given=model.constants)
         walk = progress(walk, feed.source, len(network.graph.nodes)) if progress else walk
         seen, ours, found, asked = _follow(network, walk, feed.values, theirs)
         notes += asked

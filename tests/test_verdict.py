@@ -453,6 +453,21 @@ def test_what_is_left_out_in_any_run_counts():
     assert validate.validate(model, feeds[1:]).status == "PASS"
 
 
+def test_a_scale_that_onnxruntime_made_illegal_is_not_the_files_fault():
+    from dataclasses import replace
+
+    network = fuse(load(BOOK))
+    graph, (x_name,) = network.graph, network.graph.inputs
+    zero = {**graph.constants, "stem_out_scale": np.float32(0)}
+    feeds = {x_name: np.zeros((1, 3, 32, 32), np.float32)}
+    other = replace(graph, constants=zero)
+    with pytest.raises(validate.UnusableInput, match="y_scale is"):
+        list(engine.steps(other, feeds, given=network.file.constants))
+    ours = {k: v for k, v in network.file.constants.items() if k != "stem_out_scale"}
+    stem = next(s for s in engine.steps(other, feeds, given=ours) if s.node.name == "stem_quant")
+    assert stem.how == engine.LEFT_OUT and "ONNX Runtime's own" in stem.reason
+
+
 def test_nodes_may_stand_in_any_order():
     model = qdq_conv([["Relu"]])
     proto = onnx.ModelProto()

@@ -25,6 +25,11 @@ def without_icon_script(page: str) -> str:
     return re.sub(r"\s*<script[^>]*fontawesome\.js[^>]*></script>", "", page)
 
 
+def without_plain_spans(page: str) -> str:
+    """Code without the marks of names, punctuation and blanks: they have the colour of all code."""
+    return re.sub(r'<span class="[npw]">([^<]*)</span>', r"\1", page)
+
+
 def used_rules(css: str, names: set[str]) -> str:
     """The style sheet without the rules whose every selector asks for a class nobody has."""
     return "".join(kept(rule, names) for rule in tinycss2.parse_stylesheet(css, True, True))
@@ -93,7 +98,7 @@ def slim_fonts(site: Path, icons: set[int]) -> None:
 def finish(app, exception: Exception | None) -> None:
     if is_built(app, exception):
         site = Path(app.outdir)
-        rewrite_pages(site, without_icon_script)
+        rewrite_pages(site, lambda page: without_plain_spans(without_icon_script(page)))
         slim_fonts(site, slim_styles(site))
 
 
