@@ -144,3 +144,12 @@ def require_columns(name: str, value: np.ndarray, b: np.ndarray) -> None:
     """Refuse a parameter that is not a scalar, (N,), or (..., 1, N) for ``b`` of (..., K, N)."""
     if np.shape(value) != (*b.shape[:-2], 1, b.shape[-1]):
         require_length(name, value, (1, b.shape[-1]))
+
+
+def require_per_tensor(
+    name: str, q: np.ndarray | None, scale: np.ndarray | None, zero: np.ndarray
+) -> None:
+    """:func:`require_8_bit`, and that scale and zero point are one each for the whole tensor."""
+    require_8_bit(name, q, scale, zero)
+    require_length(f"{name}_scale", scale, (1,))
+    require_length(f"{name}_zero_point", zero, (1,))

@@ -16,7 +16,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qlinear.operators.arithmetic import one_element, require_8_bit, require_length
+from qlinear.operators.arithmetic import (
+    one_element,
+    require_per_tensor,
+)
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.qlinear_add import fma
 from qlinear.operators.quantize_linear import quantize_linear
@@ -95,9 +98,7 @@ def _by_table(
     x_zero = none if X_zero_point is None else X_zero_point
     y_zero = none if Y_zero_point is None else Y_zero_point
     for name, scale, zero in (("x", X_scale, x_zero), ("y", Y_scale, y_zero)):
-        require_8_bit(name, X, scale, zero)
-        require_length(f"{name}_scale", scale, (1,))
-        require_length(f"{name}_zero_point", zero, (1,))
+        require_per_tensor(name, X, scale, zero)
     x_scale, x_zero, y_scale, y_zero = map(one_element, (X_scale, x_zero, Y_scale, y_zero))
     info = np.iinfo(X.dtype)
     every = np.arange(info.min, info.max + 1).astype(X.dtype)

@@ -29,7 +29,11 @@ all 65,536 pairs of inputs for hundreds of scale sets made to sit on ties (tests
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import one_element, require_8_bit, require_length, saturate
+from qlinear.operators.arithmetic import (
+    one_element,
+    require_per_tensor,
+    saturate,
+)
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -78,9 +82,7 @@ def qlinear_add(
         "C": (A, C_scale, C_zero_point),
     }
     for name, (q, scale, zero) in parameters.items():
-        require_8_bit(name, q, scale, zero)
-        require_length(f"{name}_scale", scale, (1,))
-        require_length(f"{name}_zero_point", zero, (1,))
+        require_per_tensor(name, q, scale, zero)
     of_a, of_b = (A_scale, A_zero_point), (B_scale, B_zero_point)
     if a_is_constant(A.shape, B.shape):
         A, of_a, B, of_b = B, of_b, A, of_a

@@ -15,7 +15,11 @@ import math
 import numpy as np
 
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import one_element, require_8_bit, require_length, saturate
+from qlinear.operators.arithmetic import (
+    one_element,
+    require_per_tensor,
+    saturate,
+)
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.max_pool import pool_geometry
 
@@ -49,9 +53,7 @@ def qlinear_average_pool(
     x_zero_point = none if x_zero_point is None else x_zero_point
     y_zero_point = none if y_zero_point is None else y_zero_point
     for name, scale, zero in (("x", x_scale, x_zero_point), ("y", y_scale, y_zero_point)):
-        require_8_bit(name, X, scale, zero)
-        require_length(f"{name}_scale", scale, (1,))
-        require_length(f"{name}_zero_point", zero, (1,))
+        require_per_tensor(name, X, scale, zero)
     images = np.moveaxis(X, -1, 1) if channels_last else X
     geo = pool_geometry(images.shape, **attributes)
     real = dequantize_linear(images, one_element(x_scale), one_element(x_zero_point))

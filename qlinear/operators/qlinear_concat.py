@@ -10,7 +10,10 @@ qlinear_lookup_table.cc.
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import one_element, require_8_bit, require_length
+from qlinear.operators.arithmetic import (
+    one_element,
+    require_per_tensor,
+)
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.quantize_linear import quantize_linear
 
@@ -33,9 +36,7 @@ def qlinear_concat(
     parts = []
     for i, (x, scale, zero) in enumerate(zip(*[iter(inputs)] * 3, strict=True)):
         for name, s, z in ((f"x{i}", scale, zero), ("y", Y_scale, Y_zero_point)):
-            require_8_bit(name, x, s, z)
-            require_length(f"{name}_scale", s, (1,))
-            require_length(f"{name}_zero_point", z, (1,))
+            require_per_tensor(name, x, s, z)
         scale, zero, y_scale, y_zero = map(one_element, (scale, zero, Y_scale, Y_zero_point))
         parts.append(quantize_linear(dequantize_linear(x, scale, zero), y_scale, y_zero))
     return np.concatenate(parts, axis)

@@ -13,7 +13,11 @@ Source: ONNX Runtime contrib operators; order of operations settled on ties
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.operators.arithmetic import centred, requantize, require_8_bit, require_length
+from qlinear.operators.arithmetic import (
+    centred,
+    requantize,
+    require_per_tensor,
+)
 
 
 def qlinear_global_average_pool(
@@ -38,9 +42,7 @@ def qlinear_global_average_pool(
         UnusableInput: a type or shape is illegal; the message names the input.
     """
     for name, q, scale, zero in (("x", X, x_scale, x_zero_point), ("y", X, y_scale, y_zero_point)):
-        require_8_bit(name, q, scale, zero)
-        require_length(f"{name}_scale", scale, (1,))
-        require_length(f"{name}_zero_point", zero, (1,))
+        require_per_tensor(name, q, scale, zero)
     if X.ndim < 3:
         raise UnusableInput(f"X has shape {X.shape}: at least one spatial axis needed")
     axes = tuple(range(1, X.ndim - 1)) if channels_last else tuple(range(2, X.ndim))

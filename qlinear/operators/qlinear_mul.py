@@ -16,8 +16,7 @@ import numpy as np
 from qlinear.operators.arithmetic import (
     centred,
     one_element,
-    require_8_bit,
-    require_length,
+    require_per_tensor,
     saturate,
 )
 
@@ -51,9 +50,7 @@ def qlinear_mul(
         "C": (A, C_scale, C_zero_point),
     }
     for name, (q, scale, zero) in parameters.items():
-        require_8_bit(name, q, scale, zero)
-        require_length(f"{name}_scale", scale, (1,))
-        require_length(f"{name}_zero_point", zero, (1,))
+        require_per_tensor(name, q, scale, zero)
     a_scale, b_scale, c_scale = (one_element(s) for s in (A_scale, B_scale, C_scale))
     zero_a, zero_b, zero_c = (one_element(z) for z in (A_zero_point, B_zero_point, C_zero_point))
     product = centred(A, zero_a) * centred(B, zero_b)
