@@ -1,8 +1,10 @@
 """Whole networks of the usual kinds, in every form that the quantizer writes, end in PASS."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
-from conftest import quantizes
+from conftest import COUNTED, quantizes
 from networks import DYNAMIC, FORMS, NETWORKS, quantized
 
 from qlinear import ort
@@ -28,6 +30,7 @@ def test_a_network_passes_in_every_form(name):
         verdict = verdict_of(name, form)
         coverage = verdict.coverage
         assert verdict.status == "PASS", (form, coverage.left_out)
+        COUNTED.update(Counter({c.operator: c.elements for c in verdict.tensors}))
         assert coverage.quantized == coverage.recomputed > 0
         borrowed = coverage.mac - coverage.mac_recomputed
         if any(width in form for width in IN_FLOAT):

@@ -1,14 +1,17 @@
 """Every operator but QLinearConv against ONNX Runtime: legal space, ties, orders of operations."""
 
+import json
+
 import numpy as np
 import pytest
-from conftest import ORT, examples
+from conftest import MODELS, ORT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from qlinear import ort
 from qlinear.errors import Unsupported, UnusableInput
+from qlinear.operators import OPERATORS
 from qlinear.operators.add import add
 from qlinear.operators.cast import FROM, TO, cast
 from qlinear.operators.conv_integer import conv_integer
@@ -661,3 +664,9 @@ def test_resize_by_whole_factors(way, dtype):
 def test_illegal_inputs_are_named(call, message):
     with pytest.raises(UnusableInput, match=message):
         call()
+
+
+def test_each_operator_was_compared():
+    compared = json.loads((MODELS / "compared.json").read_text())["operators"]
+    for domain, name in OPERATORS:
+        assert compared[f"{domain}.{name}" if domain else name] > 0
