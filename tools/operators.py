@@ -22,14 +22,15 @@ from onnxruntime.capi import onnxruntime_pybind11_state as pybind
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Operators
 
-What the reference computes itself, equal to ONNX Runtime's CPU kernels on every element compared; what it leaves to
-ONNX Runtime, so that a verdict on such a file is PARTIAL; and what it refuses. Made from the code.
+What the reference computes itself, equal to ONNX Runtime's CPU kernels on every element compared;
+what it leaves to ONNX Runtime, so that a verdict on such a file is PARTIAL; and what is only moved.
+Made from the code.
 """
 RECOMPUTED = """## Recomputed
 
-An operator is left to ONNX Runtime where its inputs or attributes are not those named under *only with*. The last
-column counts the elements on which the tests compare it with ONNX Runtime: alone, on inputs at random and on ties, and
-in networks.
+An operator is left to ONNX Runtime where its inputs or attributes are not those named under *only
+with*. The last column counts the elements on which the tests compare it with ONNX Runtime: alone,
+on inputs at random and on ties, and in networks.
 
 | operator | what | only with | elements compared |
 | --- | --- | --- | --- |
@@ -40,8 +41,8 @@ These change no integer. `onnx.reference` computes them, and they count as recom
 """
 LEFT = """## Left to ONNX Runtime
 
-ONNX Runtime's CPU provider has kernels for these quantized operators too; the reference does not compute them yet.
-`validate` names each such node, and says PARTIAL: {names}.
+ONNX Runtime's CPU provider has kernels for these quantized operators too; the reference does not
+compute them yet. `validate` names each such node, and says PARTIAL: {names}.
 
 Operators in float are ONNX Runtime's, as they are; `validate` counts and names them.
 """
