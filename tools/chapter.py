@@ -59,7 +59,7 @@ def record(name: str, beside: str = "") -> tuple[dict, Markdown]:
     )
     mark = (
         f"*Recorded, not computed on this page:* `models/{name}`, made by `{source['script']}`{on} "
-        f"from {models} with {versions}."
+        f"{f'from {models} ' if models else ''}with {versions}."
     )
     return data, Markdown(mark)
 
