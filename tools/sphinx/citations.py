@@ -1,6 +1,6 @@
 """Sphinx extension: one label for a source, in the text and in the bibliography.
 
-A label is what a reader would say: "Jacob et al. 2018". A source that has a name of its own, such as a
+A label is what a reader would say: "Jacob et al. 2018". A source with a name of its own, such as a
 standard, says it in the field ``shorthand`` of ``book/references.bib``.
 """
 
