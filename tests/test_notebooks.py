@@ -1,6 +1,7 @@
 """What nbval does not see in the committed chapters; ``make check`` runs this beside nbval."""
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
+from tools.execute import metadata
 from tools.new_chapter import COLAB
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -27,6 +29,7 @@ LONGEST, MEDIAN = 20, 8  # lines of a cell
 # results; calibration.json is what models are made of, and marked where it is read with record()
 RECORDED = re.compile(r"(accuracy|hardware|layer_noise|portability)\.json")
 ADDING = ("add", "append", "extend", "setdefault", "update")  # methods that change their object
+SITE = "https://int8-reference.github.io/int8-reference/book/explorer.html"
 MARK = "Recorded, not computed on this page"
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -60,7 +63,7 @@ def test_every_cell_was_run_in_order(path):
     assert counts == list(range(1, len(counts) + 1))
     for cell in code_cells(path):
         assert not {"nbval-skip", "raises-exception"} & set(cell["metadata"].get("tags", []))
-        assert set(cell["metadata"]) <= {"tags"}
+        assert cell["metadata"] == metadata(cell["metadata"].get("tags", []))
         for output in cell["outputs"]:
             assert output["output_type"] != "error" and output.get("name") != "stderr"
 
@@ -91,7 +94,7 @@ def test_a_line_asserts_one_thing(path):
 
 @each_chapter
 def test_chapters_start_with_the_same_lines(path):
-    assert source(code_cells(path)[0]).startswith(COLAB)
+    assert source(code_cells(path)[0]) == COLAB
     assert "google.colab" not in "".join(source(cell) for cell in code_cells(path)[1:])
 
 
@@ -216,13 +219,103 @@ def test_no_machine_shows_in_the_outputs(path):
 
 
 @each_chapter
-def test_figures_have_alternative_text(path):
+def test_figures_have_a_picture_a_number_a_caption_and_a_text(path):
+    number, figures = int(path.stem[:2]), 0
     for cell in code_cells(path):
-        for output in cell["outputs"]:
-            html = "".join(output.get("data", {}).get("text/html", ""))
-            assert "image/png" not in output.get("data", {})
-            if "<svg" in html:
-                assert len(re.search(r'aria-label="([^"]+)"', html)[1]) > 60
+        assert "<svg" not in json.dumps(
+            [o.get("data", {}).get("text/html") for o in cell["outputs"]]
+        )
+        for picture, text in pairwise([*cell["outputs"], {}]):
+            data = picture.get("data", {})
+            if "image/svg+xml" not in data and "image/png" not in data:
+                continue
+            assert {"image/svg+xml", "image/png", "text/plain"} == set(data)
+            figures += 1
+            caption = "".join(text["data"]["text/markdown"])
+            assert caption.startswith(f"**Figure {number}.{figures}.** ")
+            assert len(caption) > 80 and "TODO" not in caption
+            assert len("".join(data["text/plain"])) > 60
+            assert folded(cell)
+    assert figures
+
+
+# --- the form of a chapter
+
+LESSONS = [path for path in CHAPTERS if not path.stem.startswith("00-")]
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+
+
+def prose(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@each_lesson
+def test_a_chapter_opens_with_what_a_reader_asks_first(path):
+    cells = json.loads(path.read_text())["cells"]
+    opening = source(cells[0])
+    parts = (
+        rf"^# {int(path.stem[:2])}\. ", r"^\*\*Result\.\*\* ", r"^> \*\*For implementers\*\*$",
+        r"^\*\*What you will learn\.\*\* ", r"^\*\*What you need\.\*\* ",
+    )  # fmt: skip
+    places = [re.search(part, opening, re.M).start() for part in parts]
+    assert places == sorted(places)
+    # a figure before the first heading
+    before = itertools.takewhile(lambda cell: "\n## " not in "\n" + source(cell), cells)
+    assert any("image/svg+xml" in json.dumps(cell.get("outputs", [])) for cell in before)
+
+
+@each_lesson
+def test_a_chapter_holds_the_five_things(path):
+    text, code = prose(path), "\n".join(source(cell) for cell in code_cells(path))
+    outputs = json.dumps([cell["outputs"] for cell in code_cells(path)])
+    assert "load(MODELS" in code
+    assert re.search(r"<table>.*?scale", outputs) or "scale" in WITHOUT.get(path.stem, ())
+    assert re.search(r"^##+ .*by hand", text, re.M)
+    assert "INT16" in outputs or "growth" in WITHOUT.get(path.stem, ())
+    assert "assert" in code
+
+
+# what a chapter has no use for
+WITHOUT = {
+    "01-boundary": ("growth",),  # QuantizeLinear sums nothing
+    "11-my-subject": ("growth",),  # the frame of a new chapter
+}
+
+
+@each_lesson
+def test_a_chapter_ends_with_summary_exercises_and_a_way_on(path):
+    cells = json.loads(path.read_text())["cells"]
+    headings = re.findall(r"^## (.+)$", prose(path), re.M)
+    assert headings[-3:] == ["Summary", "Exercises", "Where to go next"]
+    tasks = []
+    for task, solution in pairwise(cells):
+        found = re.search(r"^\*\*Exercise (\d+)\.(\d+)\.\*\* ", source(task), re.M)
+        if task["cell_type"] == "markdown" and found:
+            tasks.append((int(found[1]), int(found[2])))
+            assert solution["metadata"]["tags"] == ["hide-cell"]
+            assert source(solution).startswith(f"# solution of exercise {found[1]}.{found[2]}\n")
+            assert "assert" in source(solution)
+    assert tasks == [(int(path.stem[:2]), n) for n in (1, 2, 3)]
+
+
+@each_chapter
+def test_prose_reads_well_without_the_site(path):
+    text = prose(path)
+    # what only the site's parser knows: roles, directives, labels, links without a text
+    assert not re.search(r"\{[a-z:]+\}`|^:::|^```\{|\$\$ \(|^\(.*\)=$|\[\]\(", text, re.M)
+    assert "explorer.html" not in text.replace(SITE, "")
+    for chapter, section, own in re.findall(r"\bfigure (\d+)\.(\d+)\]\(([^)]*)\)", text):
+        assert own.endswith(f"#figure-{chapter}-{section}")
+
+
+def test_tables_and_figures_are_made_in_folded_cells():
+    for path in LESSONS:
+        for cell in code_cells(path):
+            if not folded(cell):
+                assert "<table" not in json.dumps(cell["outputs"]) or "steps(" in source(cell), (
+                    source(cell)
+                )
 
 
 def test_one_repository_is_named():
@@ -248,7 +341,10 @@ def test_a_new_chapter_already_passes(tmp_path):
         test_every_cell_was_run_in_order, test_cells_are_short_and_introduced,
         test_a_line_asserts_one_thing, test_chapters_start_with_the_same_lines,
         test_what_was_recorded_says_so, test_no_machine_shows_in_the_outputs,
-        test_figures_have_alternative_text,
+        test_figures_have_a_picture_a_number_a_caption_and_a_text,
+        test_a_chapter_opens_with_what_a_reader_asks_first, test_a_chapter_holds_the_five_things,
+        test_a_chapter_ends_with_summary_exercises_and_a_way_on,
+        test_prose_reads_well_without_the_site,
     ):  # fmt: skip
         check(path)
     nbformat.validate(nbformat.read(path, as_version=4))

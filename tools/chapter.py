@@ -1,5 +1,6 @@
 """What the chapters share: paths, prose with computed numbers, listings of the library's code."""
 
+import html
 import inspect
 import json
 import textwrap
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import Markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,3 +62,63 @@ def record(name: str, beside: str = "") -> tuple[dict, Markdown]:
         f"from {models} with {versions}."
     )
     return data, Markdown(mark)
+
+
+# --- tables
+
+
+def cell_text(value) -> str:
+    """A table's entry as text: thousands apart, a true minus sign, nothing for what is missing."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.6g}".replace("-", "−")
+    return str(value)
+
+
+def is_number(text: str) -> bool:
+    """Whether an entry reads as a number, perhaps with a unit sign: it is set to the right."""
+    return bool(text) and text.lstrip("−-+≤≥<>±").replace(",", "")[:1].isdigit()
+
+
+def html_table(frame: pd.DataFrame) -> str:
+    """A data frame as an HTML table: one header row, numbers to the right, text to the left.
+
+    pandas' own has a second, empty header row where the index has a name, and sets text right.
+    An index without a name that counts 0, 1, 2, … is left out.
+    """
+    names = frame.index.names
+    named = list(names) != [None]
+    if named or list(frame.index) != list(range(len(frame))):
+        frame = frame.reset_index(names=None if named else "")
+        labels = frame.columns[: len(names)]
+    else:
+        labels = frame.columns[:0]
+    texts = [[cell_text(value) for value in frame.iloc[:, i]] for i in range(frame.shape[1])]
+    sides = ["right" if all(not t or is_number(t) for t in column) else "left" for column in texts]
+    sides[: len(labels)] = ["left"] * len(labels)
+
+    def entry(tag: str, text: str, side: str) -> str:
+        return f'<{tag} style="text-align:{side}">{html.escape(text)}</{tag.split()[0]}>'
+
+    tags = ['th scope="row"' if i < len(labels) else "td" for i in range(len(texts))]
+    head = [
+        entry('th scope="col"' if str(name) else "td", str(name), side)
+        for name, side in zip(frame.columns, sides, strict=True)
+    ]
+    body = [
+        "<tr>" + "".join(entry(*parts) for parts in zip(tags, row, sides, strict=True)) + "</tr>"
+        for row in zip(*texts, strict=True)
+    ]
+    return (
+        f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n"
+        + "\n".join(body)
+        + "\n</tbody></table>"
+    )
+
+
+shell = get_ipython()
+if shell:  # every table of a chapter is shown so
+    shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, html_table)

@@ -27,10 +27,10 @@ def rules(path: Path) -> tuple[str, str]:
     cells = json.loads(path.read_text())["cells"]
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     title = re.search(r"^# (.+)$", text, re.M)
-    box = re.search(r":::\{admonition\} For implementers\n(?::[^\n]*\n)*(.*?)\n:::", text, re.S)
+    box = re.search(r"^> \*\*For implementers\*\*\n((?:>.*\n?)+)", text, re.M)
     if not title or not box:
         raise UnusableInput(f"{path}: no title or no 'For implementers' box")
-    return title[1], box[1].strip()
+    return title[1], re.sub(r"^> ?", "", box[1], flags=re.M).strip()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,10 +16,19 @@ from qlinear.errors import UnusableInput, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
+FOLDED = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+
+
+def metadata(tags: list[str]) -> dict:
+    """A cell's tags, and what folds it in Jupyter, VS Code and Colab, which know no tags."""
+    made = {"tags": tags} if tags else {}
+    if FOLDED & set(tags):
+        made |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
+    return made
 
 
 def execute(path: Path) -> None:
@@ -37,7 +46,7 @@ def execute(path: Path) -> None:
     except CellExecutionError as error:
         raise UnusableInput(f"{path}: a cell failed\n{error}") from None
     for cell in notebook.cells:
-        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        cell.metadata = metadata(cell.metadata.get("tags", []))
     notebook.metadata = METADATA
     nbformat.write(notebook, path)
 

@@ -11,42 +11,96 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from qlinear.errors import UnusableInput, run_command
-from tools.execute import execute
+from tools.execute import execute, metadata
 
 ROOT = Path(__file__).resolve().parents[1]
-# how every chapter's first code cell starts; a test holds all chapters to it
+# every chapter's first code cell; a test holds all chapters to it
 COLAB = """\
 import sys
 
 if "google.colab" in sys.modules:  # Colab starts without the book's files
     !git clone -q --depth 1 https://github.com/int8-reference/int8-reference book \
-&& pip install -q onnx onnxruntime threadpoolctl
+&& pip install -q onnx==1.23.2 onnxruntime==1.32.0 threadpoolctl
     sys.path.insert(0, "book")
-"""
-SETUP = """
+try:
+    import tools.chapter  # noqa: F401
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"No module {missing.name!r}: this page needs the book's files. Run: git clone "
+        "https://github.com/int8-reference/int8-reference && cd int8-reference && make lab"
+    )"""
+SETUP = """\
 import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
 
 from qlinear.engine import compare
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
+from tools import plotting
 from tools.chapter import MODELS, say"""
-OPENING = """# {title}
+# the frame of a chapter; where it says what to write, write that
+OPENING = """# {number}. {title}
 
 **Result.** One sentence that says what this page proves.
 
-:::{{admonition}} For implementers
-:class: tip
-1. The exact rule, in one line.
-:::
+> **For implementers**
+>
+> 1. The exact rule, in one line.
 
-## Overview
+**What you will learn.** Two or three things that the reader can do afterwards.
 
-The first cell, folded away, loads what the page needs."""
+**What you need.** [QLinearConv](02-qlinearconv.ipynb); symbols and terms are on the page
+[Notation and glossary](../book/notation.md)."""
 LOAD = """model = load(MODELS / "resnet8_int8.onnx")
 x = load_samples()[0].astype(np.float32)
 checks = compare(model, x)
-assert all(check.equal for check in checks)
-say(f"{len(checks)} tensors of {sum(c.elements for c in checks):,} elements: all equal.")"""
+assert all(check.equal for check in checks)"""
+FIGURE = """fig, ax = plt.subplots()
+ax.bar([c.tensor for c in checks], [c.elements for c in checks])
+ax.set(ylabel="elements")
+ax.tick_params(axis="x", rotation=90)
+plotting.show(
+    fig,
+    figure="{number}.1",
+    caption="What to see in the figure, for everybody: one sentence, or two, that say what it "
+    "proves.",
+    alt="What the figure shows, for readers who do not see it: its axes and its trend.",
+)"""
+SCALES = """convs = model.of_type("QLinearConv")
+rows = [(node.name, model.arguments(node)["w_scale"].size) for node in convs]
+pd.DataFrame(rows, columns=["layer", "scales of w"]).set_index("layer")"""
+EXERCISE = """**Exercise {number}.{n}.** A question that the reader can answer with what the page
+taught. The solution is folded."""
+SOLUTION = """# solution of exercise {number}.{n}
+assert 1 + 1 == 2"""
+
+
+def frame(number: int, title: str) -> list[nbformat.NotebookNode]:
+    """The cells of a chapter in the form that tests/test_notebooks.py holds all chapters to."""
+    filled = {"number": number, "title": title}
+    cells = [
+        new_markdown_cell(OPENING.format(**filled)),
+        new_code_cell(COLAB, metadata=metadata(["hide-cell"])),
+        new_code_cell(SETUP, metadata=metadata(["hide-cell"])),
+        new_markdown_cell("We run the whole network by the reference and by ONNX Runtime."),
+        new_code_cell(LOAD),
+        new_code_cell(FIGURE.format(**filled), metadata=metadata(["hide-input"])),
+        new_markdown_cell("## Scales\n\nHow many scales each layer has: one, or one a channel."),
+        new_code_cell(SCALES, metadata=metadata(["hide-input"])),
+        new_markdown_cell("## One element, by hand\n\nEvery step, in the open."),
+        new_code_cell('say(f"{sum(c.elements for c in checks):,} elements: all equal.")'),
+        new_markdown_cell("## Summary\n\n- What to remember."),
+        new_markdown_cell("## Exercises"),
+    ]
+    for n in (1, 2, 3):
+        solution = SOLUTION.format(**filled, n=n)
+        cells.append(new_markdown_cell(EXERCISE.format(**filled, n=n)))
+        cells.append(new_code_cell(solution, metadata=metadata(["hide-cell"])))
+    cells.append(new_markdown_cell("## Where to go next\n\nA link or two, and why."))
+    for index, cell in enumerate(cells):
+        cell["id"] = f"{number:02d}-{index}"  # stable, so that a diff shows what changed
+    return cells
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,16 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     text = toc.read_text()
     last = re.findall(r"      - file: notebooks/\S+\n", text)[-1]
 
-    folded = new_code_cell(COLAB + SETUP, metadata={"tags": ["hide-cell"]})
-    cells = [
-        new_markdown_cell(OPENING.format(title=args.title)),
-        folded,
-        new_markdown_cell("We run the whole network by the reference and by ONNX Runtime."),
-        new_code_cell(LOAD),
-    ]
-    notebook = new_notebook(cells=cells)
-    for index, cell in enumerate(notebook.cells):
-        cell["id"] = f"{args.name[:2]}-{index}"  # stable, so that a diff shows what changed
+    notebook = new_notebook(cells=frame(int(args.name[:2]), args.title))
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
     try:

@@ -1,0 +1,120 @@
+"""Sphinx extension: plain Markdown of the chapters, which reads well in every viewer of notebooks,
+becomes what the site has for it.
+
+- A block quote that starts with a bold title becomes a box.
+- A picture with "Figure 2.3." below it becomes a figure with a caption, an address, and its SVG in
+  the page.
+- A link to an entry of the bibliography becomes a citation.
+- A link to the published site becomes a link within this one.
+"""
+
+import re
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
+
+# the first bold words of a block quote, and the kind of its box
+BOXES = {
+    "For implementers": "tip",
+    "Where this holds": "note",
+}
+CITATION = re.compile(r"\[[^\]\[]+\]\((?:\.\./book/)?bibliography\.md#([\w-]+)\)")
+FIGURE = re.compile(r"Figure (\d+)\.(\d+)\.")
+
+
+def cited(app, docname: str, source: list[str]) -> None:
+    """Links to entries of the bibliography become citations; two in a row become one bracket."""
+    source[0] = CITATION.sub(r"{cite}`\1`", source[0])
+
+
+def in_page(path: Path) -> nodes.raw:
+    """An SVG file as a part of the page, which gives it its colours."""
+    svg = path.read_text(encoding="utf-8")
+    width = re.search(r'width="(\d+)" height="\d+" ', svg)
+    # the page's style gives the height; a page narrower than the figure makes it smaller
+    style = f'style="width:100%;max-width:{width[1]}px;height:auto" '
+    svg = svg[svg.index("<svg") :].replace(width[0], style, 1)
+    return nodes.raw("", f'<div class="picture">{svg}</div>', format="html")
+
+
+class Boxes(SphinxTransform):
+    default_priority = 200
+
+    def apply(self) -> None:
+        for quote in list(self.document.findall(nodes.block_quote)):
+            first = quote[0]
+            title = first[0] if isinstance(first, nodes.paragraph) and len(first) else None
+            if not isinstance(title, nodes.strong) or title.astext().rstrip(".") not in BOXES:
+                continue
+            name = title.astext().rstrip(".")
+            box = nodes.admonition(
+                classes=[BOXES[name], "admonition-" + name.lower().replace(" ", "-")]
+            )
+            box += nodes.title(name, name)
+            rest = first[1:]
+            if rest:
+                if isinstance(rest[0], nodes.Text):
+                    rest[0] = nodes.Text(rest[0].lstrip())
+                box += nodes.paragraph("", "", *rest)
+            box += quote[1:]
+            quote.replace_self(box)
+
+
+class Figures(SphinxTransform):
+    default_priority = 210  # before links within the page are resolved
+
+    def apply(self) -> None:
+        for output in list(self.document.findall(nodes.container)):
+            if output.get("nb_element") != "cell_code_output":
+                continue
+            for bundle in list(output.children):
+                picture = self.of_type(bundle, "image/svg+xml")
+                if picture is not None:
+                    self.frame(output, bundle, picture)
+
+    @staticmethod
+    def of_type(bundle: nodes.Node, mime_type: str) -> nodes.Element | None:
+        if not isinstance(bundle, nodes.container) or bundle.get("nb_element") != "mime_bundle":
+            return None
+        return next((part for part in bundle if part.get("mime_type") == mime_type), None)
+
+    def frame(self, output: nodes.Element, bundle: nodes.Element, picture: nodes.Element) -> None:
+        image = next(iter(picture.findall(nodes.image)))
+        raw = in_page(Path(self.env.relfn2path(image["uri"])[1]))
+        at = output.index(bundle)
+        text = self.of_type(output[at + 1], "text/markdown") if at + 1 < len(output) else None
+        found = FIGURE.match(text.astext()) if text is not None else None
+        if not found:
+            bundle.replace_self(raw)
+            return
+        name = f"figure-{found[1]}-{found[2]}"
+        figure = nodes.figure("", raw, ids=[name], names=[name])
+        paragraph = next(iter(text.findall(nodes.paragraph)))
+        figure += nodes.caption("", "", *paragraph.children)
+        output.remove(output[at + 1])
+        bundle.replace_self(figure)
+        self.document.note_explicit_target(figure)
+        # where links from other pages look
+        slugs = self.env.metadata[self.env.docname].setdefault("myst_slugs", {})
+        slugs[name] = (figure.line or 1, name, found[0].rstrip("."))
+
+
+class SiteLinks(SphinxTransform):
+    default_priority = 220
+
+    def apply(self) -> None:
+        owner, name = self.config.html_theme_options["repository_url"].split("/")[-2:]
+        site = f"https://{owner.lower()}.github.io/{name}/"
+        up = "../" * self.env.docname.count("/")
+        for link in self.document.findall(nodes.reference):
+            if link.get("refuri", "").startswith(site):
+                link["refuri"] = up + link["refuri"].removeprefix(site)
+                link["classes"] = [*link.get("classes", []), "internal"]
+
+
+def setup(app) -> dict[str, bool]:
+    app.connect("source-read", cited)
+    for transform in (Boxes, Figures, SiteLinks):
+        app.add_transform(transform)
+    return {"parallel_read_safe": True}
