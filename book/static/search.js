@@ -120,9 +120,9 @@
     out.replaceChildren(status);
     for (const list of pages.slice(0, 10)) {
       const item = out.appendChild(document.createElement("section"));
-      const first = list.find((s) => s.whole) || { ...list[0], whole: true };
-      item.appendChild(document.createElement("h2")).append(link({ ...first, whole: true }, list[0].title, query));
-      for (const section of list.slice(0, 3)) {
+      const chapter = { page: list[0].page, whole: true };
+      item.appendChild(document.createElement("h2")).append(link(chapter, list[0].title, query));
+      for (const section of list.slice(0, 3).sort((a, b) => b.whole - a.whole)) {
         if (!section.whole) item.appendChild(document.createElement("h3")).append(link(section, section.heading, query));
         item.append(marked(excerpt(section, words), words));
       }

@@ -1,11 +1,6 @@
-"""Sphinx extension: one label for a source, in the text and in the bibliography.
+"""Sphinx extension: one label for a source, "Jacob et al. 2018", in the text and in the list."""
 
-A label is what a reader would say: "Jacob et al. 2018". A source with a name of its own, such as a
-standard, says it in the field ``shorthand`` of ``book/references.bib``.
-"""
-
-import re
-from collections import Counter
+import string
 from functools import cache
 from pathlib import Path
 
@@ -20,47 +15,44 @@ SOURCES = Path(__file__).resolve().parents[2] / "book" / "references.bib"
 
 
 def label(key: str) -> str:
-    """The label of a source of ``book/references.bib``.
+    """The label of a source, which is the text of every link to it.
 
     Raises:
-        KeyError: there is no such source.
+        KeyError: it is not in ``book/references.bib``.
     """
     return labels()[key]
 
 
 @cache
 def labels() -> dict[str, str]:
-    """Every source's label, by its key."""
-    entries = parse_file(SOURCES).entries
-    return {key: named(entry) for key, entry in entries.items()}
+    """Every source's label, by its key; a letter tells those of one author and year apart."""
+    entries = sorted(parse_file(SOURCES).entries.items(), key=lambda item: item[1].fields["title"])
+    found: dict[str, list[str]] = {}
+    for key, entry in entries:
+        found.setdefault(named(entry), []).append(key)
+    return {
+        key: name + (letter if len(keys) > 1 else "")
+        for name, keys in found.items()
+        for key, letter in zip(keys, string.ascii_lowercase, strict=False)
+    }
 
 
 def named(entry: Entry) -> str:
-    """A label from the names and the year: one name, two, or the first "et al."."""
-    if "shorthand" in entry.fields:
-        return plain(entry.fields["shorthand"])
-    people = entry.persons["author"]
-    names = [plain(" ".join(who.prelast_names + who.last_names)) for who in people]
-    who = names[0] if len(names) == 1 else " and ".join(names)
-    return f"{who if len(names) < 3 else f'{names[0]} et al.'} {entry.fields['year']}"
-
-
-def plain(tex: str) -> str:
-    return str(Text.from_latex(tex))
+    """The authors and the year: one name, two, or the first "et al."."""
+    people = [" ".join(who.prelast_names + who.last_names) for who in entry.persons["author"]]
+    names = [str(Text.from_latex(name)) for name in people]
+    who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+    return f"{who} {entry.fields['year']}"
 
 
 class Labels(BaseLabelStyle):
     def format_labels(self, sorted_entries: list[Entry]) -> list[str]:
-        found = [named(entry) for entry in sorted_entries]
-        twice = [name for name, times in Counter(found).items() if times > 1]
-        if twice:
-            raise ValueError(f"{SOURCES.name}: two sources are {twice[0]}; give one a shorthand")
-        return found
+        return [label(entry.key) for entry in sorted_entries]
 
 
 class Sorting(BaseSortingStyle):
     def sorting_key(self, entry: Entry) -> str:
-        return re.sub(r"[^a-z0-9 ]", "", named(entry).lower())
+        return label(entry.key).lower()
 
 
 class Style(PlainStyle):
@@ -68,6 +60,6 @@ class Style(PlainStyle):
     default_sorting_style = Sorting
 
 
-def setup(app) -> dict:
+def setup(app) -> dict[str, str | bool]:
     register_plugin("pybtex.style.formatting", "book", Style)
     return {"version": "1", "parallel_read_safe": True}

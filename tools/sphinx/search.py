@@ -6,6 +6,7 @@ that it also works on pages opened from a folder. ``book/static/search.js`` sear
 
 import json
 import re
+from itertools import takewhile
 from pathlib import Path
 
 from bs4 import BeautifulSoup, Tag
@@ -28,13 +29,15 @@ def sections(page: str) -> list[dict[str, str]]:
     article = BeautifulSoup(page, "html.parser").find("article")
     for tag in article.select(UNREAD):
         tag.decompose()
-    for power in article.select("sup, msup > :nth-child(2)"):
+    for power in article.select("sup, msup > mn:nth-child(2)"):
         power.insert_before("^")
+    for tag in article.select("td, th, li, p, pre"):
+        tag.append(" ")
     found = []
     for part in article.select("section[id], dl.py > dt[id]"):
         entry = part.find_next_sibling("dd") if part.name == "dt" else part
         heading = part["id"] if part.name == "dt" else text(part.find(re.compile("^h[1-4]$")))
-        code = [text(taken) for taken in own(entry, "pre, table.dataframe")]
+        code = [text(taken) for taken in own(entry, "pre, .cell_output table")]
         found.append(
             {"anchor": part["id"], "heading": heading, "text": prose(entry), "code": " ".join(code)}
         )
@@ -52,12 +55,10 @@ def prose(part: Tag) -> str:
     skipped = {"section", "dl", "pre", "h1", "h2", "h3", "h4"}
     pieces = []
     for string in part.find_all(string=True):
-        parents = []
-        for parent in string.parents:
-            if parent is part:
-                break
-            parents.append(parent)
-        if not any(p.name in skipped or "dataframe" in p.get("class", []) for p in parents):
+        within = list(takewhile(lambda parent: parent is not part, string.parents))
+        names = {parent.name for parent in within}
+        computed = "table" in names and any("cell_output" in p.get("class", []) for p in within)
+        if not names & skipped and not computed:
             pieces.append(string)
     return " ".join("".join(pieces).split())
 
