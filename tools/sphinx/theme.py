@@ -17,6 +17,8 @@ MENDED = (
     ),
     # a list role without list items
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    # figures carry a number of their own
+    (r'<span class="caption-number">[^<]*</span>', ""),
     # a second table of contents with a second <h1>, for print alone
     (r'(?s)<div id="jb-print-docs-body".*?(?=<div id="searchbox">)', ""),
     # dark from the first paint where the system is dark
