@@ -25,7 +25,7 @@ def forget_thebe(app, pagename, templatename, context, doctree) -> None:
 # 1.5 MB, draws them again), the search is our own, and there are neither tabs nor shortcuts
 UNUSED = "fontawesome|doctools|sphinx_highlight|design-tabs"
 SHEET = re.compile(r'\s*<link [^>]*href="(?:\.\./)*_static/([^"?]+\.css)[^"]*"[^>]*>')
-SITE = "site.css"
+SITE, KATEX = "site.css", "katex.min"
 
 
 def without_waiting(page: str) -> str:
@@ -42,13 +42,13 @@ def join_styles(site: Path) -> None:
     names: list[str] = []
     for path in site.rglob("*.html"):
         page = path.read_text(encoding="utf-8")
-        found = [name for name in SHEET.findall(page) if "katex" not in name and name != SITE]
+        found = [name for name in SHEET.findall(page) if KATEX not in name and name != SITE]
         if not found:
             continue  # not written anew since
         names = names or found
         up = "../" * (len(path.relative_to(site).parts) - 1)
         first = SHEET.search(page).start()
-        page = SHEET.sub(lambda link: link[0] if "katex" in link[1] else "", page)
+        page = SHEET.sub(lambda link: link[0] if KATEX in link[1] else "", page)
         link = f'\n<link rel="stylesheet" href="{up}_static/{SITE}">'
         path.write_text(page[:first] + link + page[first:], encoding="utf-8")
     if names:
