@@ -138,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         printed(page, args.out)
         page.evaluate(NUMBER, pages_of_headings(args.out))
         printed(page, args.out)
+    whole.unlink()
     mend_bookmarks(args.out)
     shutil.copyfile(args.out, args.offer_on / "book.pdf")
     offer_pdf(args.offer_on)

@@ -45,7 +45,7 @@ def join_styles(site: Path) -> None:
         found = [name for name in SHEET.findall(page) if KATEX not in name and name != SITE]
         if not found:
             continue  # not written anew since
-        names = names or found
+        names = max(names, found, key=len)
         up = "../" * (len(path.relative_to(site).parts) - 1)
         first = SHEET.search(page).start()
         page = SHEET.sub(lambda link: link[0] if KATEX in link[1] else "", page)
