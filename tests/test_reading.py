@@ -46,7 +46,7 @@ def test_boxes_are_boxes_and_citations_citations(path):
     page = built(path)
     cells = json.loads(path.read_text())["cells"]
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    boxes = len(re.findall(r"^> \*\*(?:For implementers|Where this holds)\*\*$", text, re.M))
+    boxes = len(re.findall(r"^> \*\*(?:For implementers|Where this holds)\.?\*\*", text, re.M))
     assert page.count('<p class="admonition-title">') == boxes
     cited = re.findall(r"\[[^\]]+\]\(\.\./book/bibliography\.md#([\w-]+)\)", text)
     entries = set(re.findall(r'bibliography\.html#([\w-]+)"', page))
