@@ -5,9 +5,11 @@ becomes what the site has for it.
 - A picture with "Figure 2.3." below it becomes a figure with a caption, an address, and its SVG in
   the page.
 - A link to an entry of the bibliography becomes a citation.
+- A picture that links to the explorer, alone in its paragraph, becomes a small explorer.
 - A link to the published site becomes a link within this one.
 """
 
+import html
 import re
 from pathlib import Path
 
@@ -94,6 +96,29 @@ class Figures(SphinxTransform):
         slugs[name] = (figure.line or 1, name, found[0].rstrip("."))
 
 
+class Explorers(SphinxTransform):
+    default_priority = 215  # before the link loses its address
+
+    def apply(self) -> None:
+        up = "../" * self.env.docname.count("/")
+        for paragraph in list(self.document.findall(nodes.paragraph)):
+            link = paragraph[0] if len(paragraph) == 1 else None
+            page, _, start = link.get("refuri", "").partition("#") if link else ("", "", "")
+            if not page.endswith("/book/explorer.html") or not isinstance(link[0], nodes.image):
+                continue
+            # without scripts, the link in words
+            words = nodes.reference("", link[0]["alt"], **link.attributes)
+            head = f'<div data-explorer="small" data-start="{html.escape(start)}">'
+            tail = f'</div>\n<script defer src="{up}_static/explorer/start.js"></script>'
+            paragraph.replace_self(
+                [
+                    nodes.raw("", head, format="html"),
+                    nodes.paragraph("", "", words),
+                    nodes.raw("", tail, format="html"),
+                ]
+            )
+
+
 class SiteLinks(SphinxTransform):
     default_priority = 220
 
@@ -115,6 +140,6 @@ def keep_numbers(app, config) -> None:
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", keep_numbers, priority=900)
     app.connect("source-read", cited)
-    for transform in (Boxes, Figures, SiteLinks):
+    for transform in (Boxes, Figures, Explorers, SiteLinks):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
