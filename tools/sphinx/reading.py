@@ -6,6 +6,7 @@ becomes what the site has for it.
   the page.
 - A link to an entry of the bibliography becomes a citation.
 - A picture that links to the explorer, alone in its paragraph, becomes a small explorer.
+- A table whose head holds numbers alone shows them large; one with a link in every head, buttons.
 - A link to the published site becomes a link within this one.
 """
 
@@ -14,6 +15,7 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 
 # the first bold words of a block quote, and the kind of its box
@@ -23,6 +25,7 @@ BOXES = {
 }
 CITATION = re.compile(r"\[[^\]\[]+\]\((?:\.\./book/)?bibliography\.md#([\w-]+)\)")
 FIGURE = re.compile(r"Figure (\d+)\.(\d+)\.")
+NUMBER = re.compile(r"[\d,.]+%?")
 
 
 def cited(app, docname: str, source: list[str]) -> None:
@@ -101,22 +104,40 @@ class Explorers(SphinxTransform):
 
     def apply(self) -> None:
         up = "../" * self.env.docname.count("/")
-        for paragraph in list(self.document.findall(nodes.paragraph)):
-            link = paragraph[0] if len(paragraph) == 1 else None
-            page, _, start = link.get("refuri", "").partition("#") if link else ("", "", "")
-            if not page.endswith("/book/explorer.html") or not isinstance(link[0], nodes.image):
+        for link in list(self.document.findall(nodes.reference)):
+            page, _, start = link.get("refuri", "").partition("#")
+            alone = isinstance(link.parent, nodes.paragraph) and len(link.parent) == 1
+            shows = isinstance(next(iter(link), None), nodes.image)
+            if not page.endswith("/book/explorer.html") or not alone or not shows:
                 continue
             # without scripts, the link in words
             words = nodes.reference("", link[0]["alt"], **link.attributes)
-            head = f'<div data-explorer="small" data-start="{html.escape(start)}">'
+            head = f'<div data-explorer="small" data-start="{start}">'
             tail = f'</div>\n<script defer src="{up}_static/explorer/start.js"></script>'
-            paragraph.replace_self(
+            link.parent.replace_self(
                 [
                     nodes.raw("", head, format="html"),
                     nodes.paragraph("", "", words),
                     nodes.raw("", tail, format="html"),
                 ]
             )
+
+
+def is_link(node: nodes.Node) -> bool:
+    """Whether a node is a link, to a page of this site too, which is resolved later."""
+    return isinstance(node, nodes.reference | pending_xref)
+
+
+class Heads(SphinxTransform):
+    default_priority = 210
+
+    def apply(self) -> None:
+        for head in self.document.findall(nodes.thead):
+            entries = list(head.findall(nodes.entry))
+            if all(NUMBER.fullmatch(entry.astext()) for entry in entries):
+                head.parent.parent["classes"].append("numbers")
+            elif all(any(entry.findall(is_link)) for entry in entries):
+                head.parent.parent["classes"].append("ways")
 
 
 class SiteLinks(SphinxTransform):
@@ -128,7 +149,8 @@ class SiteLinks(SphinxTransform):
         up = "../" * self.env.docname.count("/")
         for link in self.document.findall(nodes.reference):
             if link.get("refuri", "").startswith(site):
-                link["refuri"] = up + link["refuri"].removeprefix(site)
+                # MyST escapes an address, and so does the writer of HTML
+                link["refuri"] = up + html.unescape(link["refuri"].removeprefix(site))
                 link["classes"] = [*link.get("classes", []), "internal"]
 
 
@@ -140,6 +162,6 @@ def keep_numbers(app, config) -> None:
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", keep_numbers, priority=900)
     app.connect("source-read", cited)
-    for transform in (Boxes, Figures, Explorers, SiteLinks):
+    for transform in (Boxes, Figures, Explorers, Heads, SiteLinks):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
