@@ -183,7 +183,7 @@ def html(data: dict, *, title: str) -> str:
     Args:
         data: of :func:`page_data`, its values included.
     """
-    scripts = [f"window.QLINEAR_EXPLORER = {in_script(data)};", *map(packaged, FILES[1:3])]
+    scripts = [f"window.QLINEAR_EXPLORER = {in_script(data)};", *map(packaged, FILES[1:3]), "qlinearExplorer.start();"]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
