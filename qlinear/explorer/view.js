@@ -230,7 +230,7 @@
     const at = now ? taps.indexOf(now) : 0;
     const first = Math.max(0, Math.min(at - (ROWS >> 1), taps.length - ROWS));
     const some = taps.slice(first, first + ROWS);
-    const head = ["product", ...columns.map(([sign, name]) => `${sign} ${name}`), "running sum"];
+    const head = [layer.w ? "product" : "element", ...columns.map(([sign, name]) => `${sign} ${name}`), "running sum"];
     return [make("table", { className: "explorer-list" },
       make("thead", {}, make("tr", {}, ...head.map((textContent) =>
         make("th", { scope: "col", textContent })))),
@@ -470,8 +470,8 @@
       if (small) {
         this.full = make("a", { className: "explorer-open", textContent: "Open in the full explorer" });
         this.verdict = part("explorer-verdict");
-        return root.replaceChildren(pictures, this.sum, part("explorer-end", this.verdict, this.full),
-          this.note);
+        const end = part("explorer-end", this.verdict, this.full);
+        return root.replaceChildren(part("explorer-small-row", pictures, this.sum, end), this.note);
       }
       root.replaceChildren(this.buildControls(), this.note, this.path, pictures,
         part("explorer-numbers", this.sum, part("explorer-right", this.steps, this.buildWhat())));
@@ -534,7 +534,7 @@
         aria: { "aria-hidden": "true" } });
       if (this.small) return part("explorer-pictures", this.photoFigure, arrow(), this.map.figure, arrow());
       this.heat = new Picture("explorer-heat", { onpick: (y, x) => this.set({ y, x }) });
-      this.heat.title.textContent = "what if, less ONNX Runtime’s";
+      this.heat.title.textContent = "what if − ONNX Runtime";
       return part("explorer-pictures", this.photoFigure, ...this.ins.map((one) => one.figure),
         this.map.figure, this.heat.figure, this.allFigure);
     }
@@ -578,10 +578,11 @@
     buildWhat() {
       this.switchBox = part("explorer-switches");
       this.count = make("p", { className: "explorer-count", aria: { role: "status" } });
+      this.whatTitle = make("h3", { textContent: "What if" });
       this.compare = button("compare the whole layer", () => { this.asked = true; this.sweep(); });
       this.next = button("next one that differs", () => this.nextDifference());
 return make("section", { className: "explorer-what", aria: { "aria-label": "what if" } },
-        make("h3", { textContent: "What if" }), this.switchBox, this.count,
+        this.whatTitle, this.switchBox, this.count,
         part("explorer-copy", this.compare, this.next));
     }
 
@@ -745,7 +746,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
         { top: y, bottom: y, left: x, right: x });
       const shape = reach && this.data.tensors[reach.tensor].shape;
       const [H, W] = shape && [1, 3].includes(shape[1]) ? shape.slice(2) : [0, 0];
-      this.photoName.textContent = H && !this.small ? "framed: what this element sees" : run.name;
+      this.photoName.textContent = H && !this.small ? "framed: what it sees" : run.name;
       this.seen.replaceChildren();
       if (!H || this.small) return;
       const box = make("span", { className: "explorer-mark-window" });
@@ -791,8 +792,9 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
         (i) => out.values[start + i]);
       map.mark({ y: state.y, x: state.x, h: 1, w: 1, name: "explorer-mark-pixel" });
       const channel = lay.C > 1 ? `, channel ${state.channel} of ${lay.C}` : "";
+      const label = lay.C * lay.H === 1 && this.data.labels[view.tensor]?.[state.x];
       map.title.textContent = this.small ? `${view.name}${channel}: click a pixel`
-        : `output${channel}`;
+        : `output${channel}${label ? `: ${label}` : ""}`;
       map.canvas.setAttribute("aria-label",
         `feature map of ${view.name}, channel ${state.channel}, ${lay.H} by ${lay.W}; ` +
         `row ${state.y}, column ${state.x} is chosen; arrow keys move`);
@@ -841,7 +843,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       };
       const shift = (one) => ({ ...one, y: one.y + top, x: one.x + left });
       const dot = tap ?? (at >= 0 ? place : null), done = !tap || this.state.mac > 0;
-      const channels = lay.C > 1 ? `, channel ${place.channel} of ${lay.C}` : "";
+      const channels = lay.C > 1 ? `, channel ${place.channel}` : "";
       const title = `input${name ? ` ${name}` : ""}${channels}`;
       const index = Q.indexOf(lay, { ...place, y: dot?.y ?? 0, x: dot?.x ?? 0 });
       return { tensor, lay, top, left, n: place.n, channel: place.channel, paint: (picture) => {
@@ -935,19 +937,19 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
         const [kh, kw] = layer.kernel, grid = kh * kw > 1;
         const what = layer.kind === "pool" ? `the ${count} elements of a channel`
           : grid ? `${layer.channels} channels of ${kh}×${kw} taps` : `${count} channels`;
-        return [line(`${count} products: ${what}`, "what"), line("the sum starts at 0", "how")];
+        return [line(layer.w ? `${count} products: ${what}` : what, "what"), line("the sum starts at 0", "how")];
       }
       const sums = taps.slice(0, this.state.mac).map(({ sum }) => sum);
       const width = Q.signedBits(Math.min(0, ...sums), Math.max(0, ...sums));
       const grid = layer.kernel[0] * layer.kernel[1] > 1;
       const first = layer.firstChannel?.(taps.index) ?? 0;
       const where = (layer.kind === "pool" ? "" : `: channel ${first + tap.c}`) +
-        (grid ? `${layer.kind === "pool" ? ":" : ","} tap (${tap.ky}, ${tap.kx})` : "") +
+        (!grid ? "" : layer.w ? `, tap (${tap.ky}, ${tap.kx})` : `: (${tap.ky}, ${tap.kx})`) +
         (tap.inside ? "" : ", in the padding");
       return [
-        line(`product ${this.state.mac} of ${count}${where}`, "what"),
+        line(`${layer.w ? "product" : "element"} ${this.state.mac} of ${count}${where}`, "what"),
         line(formula(layer, tap, layer.w_zero[layer.column(taps.index)]), "how"),
-        line(`running sum ${number(tap.sum)}; so far it needs ${width} bits`, "what"),
+        line(`running sum ${number(tap.sum)}; so far it needs ${width} bit${width > 1 ? "s" : ""}`, "what"),
       ];
     }
 
@@ -991,12 +993,13 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
     drawSteps() {
       const { out, layer, plain, made, what, theirs } = this.current, switched = made !== plain;
       if (!out) return this.steps.replaceChildren();
+      const type = (textContent) => switched ? null : make("td", { textContent, className: "type" });
       const cells = (one, other) => [make("td", { textContent: number(one.value, one.type),
-        className: other && !Q.same(one.value, other.value) ? "changed" : "" }),
-      make("td", { textContent: one.type, className: "type" })];
+        className: other && !Q.same(one.value, other.value) ? "changed" : "" }), type(one.type)];
       const rows = (layer ? made.stages : []).map((one) => {
         const before = plain.stages.find(({ key }) => key === one.key);
-        const head = make("th", { textContent: one.name, scope: "row" });
+        const name = one.name.replace(/-(?=\d)/g, "−");
+        const head = make("th", { textContent: name, scope: "row" });
         const extra = switched
           ? [make("td", { textContent: before ? number(before.value, before.type) : "" })] : [];
         return make("tr", {}, head, ...extra, ...cells(one, switched && (before ?? {})));
@@ -1009,14 +1012,14 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
         const equal = Q.same(made.y, theirs);
         verdict.className += equal ? " equal" : " different";
         if (switched) verdict.append(make("td", { textContent: text }));
-        verdict.append(make("td", { textContent: switched
+        verdict.append(make("td", { className: "verdict", textContent: switched
           ? (equal ? "= equal" : `≠ ${number(made.y)}`)
           : `${text} ${equal ? "= equal" : "≠ DIFFERENT"}` }));
       }
-      verdict.append(make("td", { textContent: out.dtype, className: "type" }));
+      if (!switched) verdict.append(type(out.dtype));
       const head = switched ? [make("thead", {}, make("tr", {}, make("td"),
-        ...["ONNX Runtime’s way", "what if"].map((textContent) =>
-          make("th", { textContent, scope: "col" })), make("td")))] : [];
+        ...["as it is", "what if"].map((textContent) =>
+          make("th", { textContent, scope: "col" }))))] : [];
       const title = !layer ? "value" : layer.range && made.taps.length ? "to 8 bits" : "steps";
       this.steps.replaceChildren(make("table", {}, make("caption", { textContent: title }),
         ...head, make("tbody", {}, ...rows, verdict)));
@@ -1050,7 +1053,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
     drawSwitches() {
       const { layer } = this.current, keys = layer ? Q.switches(layer) : [];
       const known = `${this.state.layer} ${keys}`;
-      this.switchBox.closest(".explorer-what").hidden = !layer;
+      this.switchBox.parentNode.hidden = !layer;
+      this.whatTitle.hidden = !keys.length;
       if (known !== this.switchKey) {
         this.switchKey = known;
         this.switchBox.replaceChildren(...keys.map((key) => this.buildSwitch(key)));
@@ -1083,7 +1087,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       if (!layer || (!set && !this.asked)) {
         this.heat.figure.hidden = true;
         this.next.hidden = true;
-        this.count.textContent = layer ? "Every switch is as ONNX Runtime computes." : "";
+        this.count.textContent = this.switchBox.firstChild ? "Every switch is as it is." : "";
         return;
       }
       if (!set) this.sweptPlain = key;
