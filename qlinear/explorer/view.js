@@ -7,7 +7,7 @@
 {
   const Q = globalThis.qlinearInference;
   const {
-    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, Picture, chart,
+    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, endsOf, Picture, chart,
     CHART, tapTables, formula, copy,
   } = globalThis.qlinearParts;
 
@@ -180,7 +180,8 @@
       else this.waiting = setTimeout(write, 300);
     }
 
-    say(text) {
+    say(text, good = false) {
+      this.note.classList.toggle("explorer-good", good);
       this.note.textContent = text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
       this.note.textContent = this.note.textContent.replace("..", ".");
     }
@@ -444,7 +445,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
 
     async copied(text, what) {
       const done = await copy(text);
-      this.say(done ? `the ${what} is copied: ${text}` : `to be copied by hand: ${text}`);
+      this.say(done ? `the ${what} is copied: ${text}` : `to be copied by hand: ${text}`, done);
     }
 
     // -- drawing, all of it at each change
@@ -696,7 +697,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
           line("the sum starts at 0", "how")];
       }
       const sums = taps.slice(0, this.state.mac).map(({ sum }) => sum);
-      const width = Q.signedBits(Math.min(0, ...sums), Math.max(0, ...sums));
+      const width = Q.signedBits(...endsOf(sums));
       const bits = width > 1 ? `${width} bits` : "1 bit";
       const grid = layer.kernel[0] * layer.kernel[1] > 1;
       const first = layer.firstChannel?.(taps.index) ?? 0;
