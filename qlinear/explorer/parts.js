@@ -28,8 +28,8 @@
 
   // a number as the page has it: nine digits name a float32, seventeen a float64
   function number(v, type = "float32") {
-    if (typeof v !== "number") return String(v);
-    if (v === 0) return Object.is(v, -0) && type === "-0" ? "−0" : "0";
+    if (typeof v !== "number") return v === undefined ? "none" : String(v);
+    if (v === 0) return "0"; // -0 too
     const text = Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en-US")
       : Number(v.toPrecision(type === "float64" ? 17 : 9)).toString();
     return text.replaceAll("-", "−");
