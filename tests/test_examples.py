@@ -3,6 +3,7 @@
 import ctypes
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from conftest import ROOT, needs
 from onnx import TensorProto, helper
 
+from qlinear.errors import Unsupported
 from qlinear.hardware import proofs
 from qlinear.hardware.requantizers import float32_parts
 from qlinear.inputs import load_samples
@@ -220,6 +222,23 @@ def test_c_export_refuses_what_the_c_program_does_not_compute(tmp_path, name):
     done = export(name, tmp_path / "model")
     assert done.returncode == 2 and "the C example needs int8" in done.stderr
     assert not (tmp_path / "model").exists()
+
+
+def test_c_export_refuses_what_has_no_exact_form(model):
+    script, one = runpy.run_path(str(EXPORT)), np.float32([0.75])
+    (node, *_) = model.of_type("QLinearAdd")
+    halves = {
+        f"{k}_scale": np.float32(scale) for k, scale in zip("ABC", (0.5, 0.5, 1), strict=True)
+    }
+    zeros = {f"{k}_zero_point": np.int8(0) for k in "ABC"}
+    with pytest.raises(Unsupported, match="no fixed-point form"):  # it has ties, both ways
+        script["addition"](node, halves | zeros)
+    assert script["factors"](node, one, 2**24) == ["{12582912, 24}"]
+    with pytest.raises(Unsupported, match=r"at most 2\*\*24"):
+        script["factors"](node, one, 2**24 + 1)
+    for factor in (np.float32([1]), np.float32([2.0**-41])):
+        with pytest.raises(Unsupported, match="factors between"):
+            script["factors"](node, factor, 1)
 
 
 def test_c_network_by_the_commands_of_its_page(exported, tmp_path):
