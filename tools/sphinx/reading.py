@@ -4,14 +4,19 @@ becomes what the site has for it.
 - A block quote that starts with a bold title becomes a box.
 - A picture with "Figure 2.3." below it becomes a figure with a caption, an address, and its SVG in
   the page.
+- Folded cells in a row, of which only the last shows something, fold as one.
 - A link to an entry of the bibliography becomes a citation.
+- A picture that links to the explorer, alone in its paragraph, becomes a small explorer.
+- A table whose head holds numbers alone shows them large; one with a link in every head, buttons.
 - A link to the published site becomes a link within this one.
 """
 
+import html
 import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 
 # the first bold words of a block quote, and the kind of its box
@@ -21,6 +26,7 @@ BOXES = {
 }
 CITATION = re.compile(r"\[[^\]\[]+\]\((?:\.\./book/)?bibliography\.md#([\w-]+)\)")
 FIGURE = re.compile(r"Figure (\d+)\.(\d+)\.")
+NUMBER = re.compile(r"[\d,.]+%?")
 
 
 def cited(app, docname: str, source: list[str]) -> None:
@@ -94,6 +100,67 @@ class Figures(SphinxTransform):
         slugs[name] = (figure.line or 1, name, found[0].rstrip("."))
 
 
+class Explorers(SphinxTransform):
+    default_priority = 215  # before the link loses its address
+
+    def apply(self) -> None:
+        up = "../" * self.env.docname.count("/")
+        for link in list(self.document.findall(nodes.reference)):
+            page, _, start = link.get("refuri", "").partition("#")
+            alone = isinstance(link.parent, nodes.paragraph) and len(link.parent) == 1
+            shows = isinstance(next(iter(link), None), nodes.image)
+            if not page.endswith("/book/explorer.html") or not alone or not shows:
+                continue
+            # without scripts, the link in words
+            words = nodes.reference("", link[0]["alt"], **link.attributes)
+            head = f'<div data-explorer="small" data-start="{start}">'
+            tail = f'</div>\n<script defer src="{up}_static/explorer/start.js"></script>'
+            link.parent.replace_self(
+                [
+                    nodes.raw("", head, format="html"),
+                    nodes.paragraph("", "", words),
+                    nodes.raw("", tail, format="html"),
+                ]
+            )
+
+
+def is_link(node: nodes.Node) -> bool:
+    """Whether a node is a link, to a page of this site too, which is resolved later."""
+    return isinstance(node, nodes.reference | pending_xref)
+
+
+class Heads(SphinxTransform):
+    default_priority = 210
+
+    def apply(self) -> None:
+        for head in self.document.findall(nodes.thead):
+            entries = list(head.findall(nodes.entry))
+            if all(NUMBER.fullmatch(entry.astext()) for entry in entries):
+                head.parent.parent["classes"].append("numbers")
+            elif all(any(entry.findall(is_link)) for entry in entries):
+                head.parent.parent["classes"].append("ways")
+
+
+class Folds(SphinxTransform):
+    default_priority = 230
+
+    def apply(self) -> None:
+        for cell in list(self.document.findall(nodes.container)):
+            at = cell.parent.index(cell) if cell.parent else 0
+            before = cell.parent[at - 1] if at else None
+            if self.folded(cell) and self.folded(before) and len(before) == 1:
+                same = cell["hide_mode"] == before["hide_mode"]
+                if same or before["hide_mode"] == "input":
+                    cell[0].insert(0, before[0].children)
+                    cell.parent.remove(before)
+
+    @staticmethod
+    def folded(node: nodes.Node | None) -> bool:
+        """Whether a node is a cell whose code is folded."""
+        is_cell = isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
+        return is_cell and node.get("hide_mode") in ("input", "all") and len(node) > 0
+
+
 class SiteLinks(SphinxTransform):
     default_priority = 220
 
@@ -103,7 +170,8 @@ class SiteLinks(SphinxTransform):
         up = "../" * self.env.docname.count("/")
         for link in self.document.findall(nodes.reference):
             if link.get("refuri", "").startswith(site):
-                link["refuri"] = up + link["refuri"].removeprefix(site)
+                # MyST escapes an address, and so does the writer of HTML
+                link["refuri"] = up + html.unescape(link["refuri"].removeprefix(site))
                 link["classes"] = [*link.get("classes", []), "internal"]
 
 
@@ -115,6 +183,6 @@ def keep_numbers(app, config) -> None:
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", keep_numbers, priority=900)
     app.connect("source-read", cited)
-    for transform in (Boxes, Figures, SiteLinks):
+    for transform in (Boxes, Figures, Explorers, Heads, Folds, SiteLinks):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
