@@ -276,15 +276,27 @@ def test_c_network_needs_no_float_and_no_library(exported, tmp_path):
     done = subprocess.run(["size", program], capture_output=True, text=True, check=True)
     bss = done.stdout.splitlines()[1].split()[2]
     assert int(bss) == 3 * 16 * 32 * 32  # the three buffers are all the memory that it writes
-    header = (exported / "resnet8_model.h").read_text()
-    macs = 0
-    for sizes in re.findall(r"^QLINEAR_CONV\(\w+, (.*)\);$", header, re.M):
-        c_in, _, _, c_out, h_out, w_out, k_h, k_w, *_ = map(int, sizes.split(", "))
-        macs += c_out * h_out * w_out * c_in * k_h * k_w
-    page = (ROOT / "examples" / "README.md").read_text()
-    assert f"{macs:,} multiply-accumulates" in page and f"{int(bss):,} bytes of buffers" in page
     built = compile_c(program, exported, *options, sources=[with_a_float(tmp_path)])
     assert built.returncode != 0
+
+
+def test_the_numbers_on_the_page_of_the_c_network(exported):
+    header = (exported / "resnet8_model.h").read_text()
+    page = re.sub(r"\s+", " ", (ROOT / "examples" / "README.md").read_text())
+    macs = weights = 0
+    requantized = int(re.search(r'"pool_quant", (\d+)', header)[1])
+    for sizes in re.findall(r"^QLINEAR_CONV\(\w+, (.*)\);$", header, re.M):
+        c_in, _, _, c_out, h_out, w_out, k_h, k_w, *_ = map(int, sizes.split(", "))
+        outputs, taps = c_out * h_out * w_out, c_in * k_h * k_w
+        macs, weights = macs + outputs * taps, weights + c_out * taps
+        requantized += outputs
+    additions = re.findall(r"struct qlinear_add \w+ = {[^,]*, (\d+), .*, (\d+)};", header)
+    sizes, shifts = zip(*((int(size), int(shift)) for size, shift in additions), strict=True)
+    assert f"takes {macs:,} multiply-accumulates, {requantized:,} requantizations" in page
+    assert f"requantizations and {sum(sizes):,} additions" in page
+    assert f"fewest fractional bits ({min(shifts)} to {max(shifts)})" in page
+    assert f"{3 * 16 * 32 * 32:,} bytes of buffers" in page and f"({weights:,} are weights)" in page
+    assert PASSED.strip() in page
 
 
 def test_c_network_on_a_cortex_m4(exported, tmp_path):
