@@ -1,7 +1,7 @@
 /* What a Cortex-M4 without an operating system needs besides: where its stack and its program start.
  *
  * For the board that `qemu-system-arm -M mps2-an386` emulates, whose memory starts at 0. Newlib's
- * rdimon (semihosting) makes files and exit statuses of it:
+ * rdimon library reads files and hands on the exit status through the emulator (semihosting):
  *
  *   arm-none-eabi-gcc -std=c99 -Os -mcpu=cortex-m4 -mthumb -mfloat-abi=soft -I build \
  *       examples/c/resnet8.c examples/c/resnet8_check.c examples/c/cortex_m4.c \
