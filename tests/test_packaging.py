@@ -100,9 +100,9 @@ def test_the_wheel_holds_the_library_alone(built):
         (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
         metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "qlinear").rglob("*")
-             if p.suffix in (".py", ".npz", ".typed")}  # fmt: skip
+             if p.suffix in (".py", ".npz", ".typed", ".js", ".css")}  # fmt: skip
     assert {name for name in names if not name.startswith(info)} == files
-    assert {"qlinear/py.typed", "qlinear/samples.npz"} <= files
+    assert {"qlinear/py.typed", "qlinear/samples.npz", "qlinear/explorer/view.js"} <= files
     assert metadata["Name"] == "qlinear" and metadata["Version"] == qlinear.__version__
     assert metadata["License-Expression"] == "Apache-2.0" and f"{info}/licenses/LICENSE" in names
     assert metadata["Author"] == "The qlinear authors" and metadata["Keywords"]

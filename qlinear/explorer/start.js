@@ -1,0 +1,2 @@
+// loads the explorer when it comes near
+"use strict";
