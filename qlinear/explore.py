@@ -18,6 +18,7 @@ The format, which JSON holds::
         "why": ""}],                    why that is so
      "tensors": {"conv1_q": {"dtype": "int8", "shape": [1, 16, 32, 32]}},
      "constants": {"s": ["float32", "AACAPw=="]},          those that a page computes with
+     "labels": {"logits": ["cat", "dog"]},                  of a vector's elements
      "runs": [
        {"name": "photo.png", "picture": "data:image/png;base64,..." or "",
         "arguments": "--input photo.png",                  of a command for the same run
@@ -121,6 +122,7 @@ def page_data(
     model: str = "",
     named: Callable[[str], str] = str,
     only: Collection[Node] | None = None,
+    labels: dict[str, Sequence[str]] | None = None,
 ) -> dict:
     """What the explorer shows of a network: the format above, JSON-ready.
 
@@ -132,6 +134,7 @@ def page_data(
         named: a node's name as the page shows it; a name that is not unique is not changed.
         only: the nodes whose operands, outputs and constants are stored; by default all. The
             others are listed without values.
+        labels: names of the elements of a vector, by tensor, as of a classifier's classes.
 
     Raises:
         UnusableInput: there is no run.
@@ -173,6 +176,7 @@ def page_data(
         "nodes": nodes,
         "tensors": tensors,
         "constants": constants,
+        "labels": {name: list(texts) for name, texts in (labels or {}).items()},
         "runs": [_run(run, around, tensors) for run in runs],
     }
 
@@ -183,7 +187,7 @@ def html(data: dict, *, title: str) -> str:
     Args:
         data: of :func:`page_data`, its values included.
     """
-    scripts = [f"window.QLINEAR_EXPLORER = {in_script(data)};", *map(packaged, FILES[1:3])]
+    scripts = [f"window.QLINEAR_EXPLORER = {in_script(data)};", *map(packaged, FILES[1:3]), "qlinearExplorer.start();"]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',

@@ -46,7 +46,8 @@ def site_data() -> dict:
         )
         for feed, label, file in zip(feeds, labels, files, strict=True)
     ]
-    return explore.page_data(network, runs, model=MODEL.as_posix(), named=short)
+    labels = {name: CLASSES for name in ("logits_quantized", "logits")}
+    return explore.page_data(network, runs, model=MODEL.as_posix(), named=short, labels=labels)
 
 
 def main(argv: list[str] | None = None) -> None:
