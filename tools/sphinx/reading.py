@@ -43,20 +43,14 @@ class Boxes(SphinxTransform):
 
     def apply(self) -> None:
         for quote in list(self.document.findall(nodes.block_quote)):
-            first = quote[0]
-            title = first[0] if isinstance(first, nodes.paragraph) and len(first) else None
-            if not isinstance(title, nodes.strong) or title.astext().rstrip(".") not in BOXES:
+            first = [part for part in quote[0] if part.astext()]  # MyST leaves empty texts
+            name = first[0].astext().rstrip(".") if first else ""
+            if name not in BOXES or not isinstance(first[0], nodes.strong):
                 continue
-            name = title.astext().rstrip(".")
-            box = nodes.admonition(
-                classes=[BOXES[name], "admonition-" + name.lower().replace(" ", "-")]
-            )
-            box += nodes.title(name, name)
-            rest = first[1:]
-            if rest:
-                if isinstance(rest[0], nodes.Text):
-                    rest[0] = nodes.Text(rest[0].lstrip())
-                box += nodes.paragraph("", "", *rest)
+            kind = ["admonition-" + name.lower().replace(" ", "-"), BOXES[name]]
+            box = nodes.admonition("", nodes.title(name, name), classes=kind)
+            if first[1:]:
+                box += nodes.paragraph("", "", *first[1:])
             box += quote[1:]
             quote.replace_self(box)
 
@@ -89,7 +83,7 @@ class Figures(SphinxTransform):
             bundle.replace_self(raw)
             return
         name = f"figure-{found[1]}-{found[2]}"
-        figure = nodes.figure("", raw, ids=[name], names=[name])
+        figure = nodes.figure("", raw, ids=[name], names=[name], align="center")
         paragraph = next(iter(text.findall(nodes.paragraph)))
         figure += nodes.caption("", "", *paragraph.children)
         output.remove(output[at + 1])
@@ -113,7 +107,13 @@ class SiteLinks(SphinxTransform):
                 link["classes"] = [*link.get("classes", []), "internal"]
 
 
+def keep_numbers(app, config) -> None:
+    """No second number beside a figure's own; another extension switches numbering on."""
+    config.numfig = False
+
+
 def setup(app) -> dict[str, bool]:
+    app.connect("config-inited", keep_numbers, priority=900)
     app.connect("source-read", cited)
     for transform in (Boxes, Figures, SiteLinks):
         app.add_transform(transform)

@@ -1,0 +1,61 @@
+"""What the chapters write in plain Markdown, as the built site shows it (make book comes first)."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, needs
+
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HTML = ROOT / "_build" / "html"
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+def built(path: Path) -> str:
+    page = HTML / "notebooks" / f"{path.stem}.html"
+    needs(page.exists(), "the built site (make book)")
+    return page.read_text()
+
+
+@each_chapter
+def test_figures_are_in_the_page_with_caption_and_address(path):
+    page, notebook = built(path), path.read_text()
+    named = re.findall(r"\*\*Figure (\d+)\.(\d+)\.\*\* ", notebook)
+    shown = re.findall(r'<figure[^>]* id="figure-(\d+)-(\d+)">(.*?)</figure>', page, re.DOTALL)
+    assert [numbers[:2] for numbers in shown] == named
+    assert named
+    for chapter, own, inside in shown:
+        # the drawing itself, which takes the page's colours, not a picture of it
+        assert "<svg" in inside and "currentColor" in inside and "<img" not in inside
+        caption = re.search(r"<figcaption>(.*?)</figcaption>", inside, re.DOTALL)[1]
+        text = re.sub(r"<[^>]+>", "", caption).strip()
+        assert text.startswith(f"Figure {chapter}.{own}. ")
+        assert f'href="#figure-{chapter}-{own}"' in caption
+
+
+@each_chapter
+def test_links_to_figures_lead_to_figures(path):
+    for page, chapter, own in re.findall(r'href="([^"#]*)#figure-(\d+)-(\d+)"', built(path)):
+        target = HTML / "notebooks" / page if page else HTML / "notebooks" / f"{path.stem}.html"
+        assert f'id="figure-{chapter}-{own}"' in target.read_text()
+
+
+@each_chapter
+def test_boxes_are_boxes_and_citations_citations(path):
+    page = built(path)
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    boxes = len(re.findall(r"^> \*\*(?:For implementers|Where this holds)\*\*$", text, re.M))
+    assert page.count('<p class="admonition-title">') == boxes
+    cited = re.findall(r"\[[^\]]+\]\(\.\./book/bibliography\.md#([\w-]+)\)", text)
+    entries = set(re.findall(r'bibliography\.html#([\w-]+)"', page))
+    assert len(entries) == len(set(cited))
+
+
+@each_chapter
+def test_links_to_the_published_site_stay_within_this_one(path):
+    published = "https://int8-reference.github.io/int8-reference/"
+    found = re.findall(r"<a [^>]*>", built(path))
+    # the page's own address in its head is another thing
+    assert not [link for link in found if published in link]
