@@ -2,7 +2,6 @@
 alone, and with the packages that Binder installs."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -10,13 +9,16 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
-from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pytest
 from conftest import ROOT, needs
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from playwright.sync_api import expect, sync_playwright
 
 from tools.browser import chromium
 from tools.new_chapter import COLAB
@@ -99,8 +101,6 @@ def lab(tmp_path_factory):
 def page(lab):
     """JupyterLab in Chromium, as ``make lab`` opens it."""
     needs(chromium() is not None, "Chromium")
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
@@ -123,10 +123,14 @@ def opened(page, path: Path):
     return panel
 
 
+FINISHED = """() => {
+    const cells = Array.from(jupyterapp.shell.currentWidget.content.model.cells);
+    return cells.every((cell) => cell.type !== "code" || cell.executionCount);
+}"""
+
+
 def shown(panel, path: Path) -> None:
     """Every figure is a picture that is seen, every table a table; nothing is raw."""
-    from playwright.sync_api import expect
-
     figures = panel.locator(":is(.jp-RenderedImage, .jp-RenderedSVG) img")
     expect(figures).to_have_count(count(path, "image/png"))
     expect(panel.locator(".jp-RenderedHTML table")).to_have_count(count(path, "text/html"))
@@ -143,3 +147,129 @@ def test_an_untrusted_chapter_shows_in_jupyterlab(path, page):
     panel = opened(page, path)
     shown(panel, path)
     assert panel.locator(".jp-InputPlaceholder").count() == folded(path)
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:2], ids=lambda p: p.stem)
+def test_a_chapter_runs_in_jupyterlab(path, page):
+    panel = opened(page, path)
+    command(page, "notebook:clear-all-cell-outputs")
+    expect(panel.locator(".jp-RenderedImage")).to_have_count(0)
+    command(page, "notebook:run-all-cells")
+    page.wait_for_function(FINISHED, timeout=120_000)
+    assert panel.locator("[data-mime-type*='stderr'], [data-mime-type*='error']").count() == 0
+    shown(panel, path)
+    # it is trusted now, and shows the drawing instead of its dots
+    assert panel.locator(".jp-RenderedSVG img").count() == count(path, "image/png")
+
+
+@pytest.mark.parametrize(
+    ("chapter", "link"),
+    [("00-start", "02-qlinearconv.ipynb"), ("02-qlinearconv", "../book/notation.md")],
+)
+def test_links_open_in_jupyterlab(chapter, link, page):
+    panel = opened(page, ROOT / "notebooks" / f"{chapter}.ipynb")
+    panel.locator(f"a[href*='{Path(link).name}']").first.click()
+    tab = page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.jp-mod-current")
+    expect(tab).to_contain_text(Path(link).name)
+    # a page, not its source
+    heading = page.locator(".jp-Document:not(.lm-mod-hidden) h1")
+    assert heading.inner_text().strip() != ""
+
+
+# --- a viewer that cleans what it shows
+
+
+@each_chapter
+def test_a_viewer_that_cleans_html_shows_figures_and_tables(path):
+    exporter = pytest.importorskip("nbconvert").HTMLExporter(sanitize_html=True)
+    body, _ = exporter.from_filename(str(path))
+    body = body[body.index("<main") :]
+    pictures = re.findall(r'<img[^>]*src="data:image/svg\+xml;base64,', body)
+    assert len(pictures) == count(path, "image/svg+xml")
+    assert body.count("<table>") >= count(path, "text/html")
+    assert not re.search(r"&lt;(svg|table|div|path)|:::", body)
+    assert len(re.findall(r"<strong>Figure \d+\.\d+\.</strong>", body)) == len(pictures)
+
+
+# --- a notebook without the repository
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """A folder for one notebook, and kernels that find nothing of this tree."""
+    stub = tmp_path / "stub"
+    stub.mkdir()
+    away = f"import sys\nsys.path = [p for p in sys.path if p != {str(ROOT)!r}]\n"
+    (stub / "sitecustomize.py").write_text(away)
+    monkeypatch.setenv("PYTHONPATH", str(stub))
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder"
+
+
+def run(notebook, folder: Path) -> None:
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:2], ids=lambda p: p.stem)
+def test_a_chapter_alone_runs_in_colab(path, alone, monkeypatch):
+    """Colab, but for what it costs: its module is a stub, GitHub this clone, and pip notes."""
+    needs((ROOT / ".git").exists() and bool(shutil.which("git")), "the repository")
+    stub = alone.parent / "stub"
+    with (stub / "sitecustomize.py").open("a") as code:
+        code.write("import types\nsys.modules['google.colab'] = types.ModuleType('google.colab')\n")
+    pip = stub / "pip"
+    pip.write_text(f'#!/bin/sh\necho "$@" >> {stub}/asked\n')
+    pip.chmod(0o755)
+    monkeypatch.setenv("PATH", str(stub), prepend=os.pathsep)
+    (url,) = re.findall(r"https://github\.com/\S+(?= book$)", COLAB, re.M)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{ROOT.as_uri()}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", url)
+    notebook = nbformat.read(path, as_version=4)
+    code = "import qlinear\nprint(tools.__file__, qlinear.__file__)"
+    notebook.cells.append(nbformat.v4.new_code_cell(code))
+    notebook.cells.append(nbformat.v4.new_code_cell(COLAB))  # run again: no harm
+    run(notebook, alone)
+    found = notebook.cells[-2].outputs[0].text.split()
+    assert [Path(name).resolve().is_relative_to(alone / "book") for name in found] == [True, True]
+    assert notebook.cells[-1].outputs == []
+    assert (stub / "asked").read_text().count("install -q onnx==") == 2
+
+
+def test_a_chapter_alone_elsewhere_says_what_to_do(alone):
+    notebook = nbformat.read(CHAPTERS[1], as_version=4)
+    with pytest.raises(CellExecutionError):
+        run(notebook, alone)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    (output,) = first.outputs
+    assert output.output_type == "error"
+    (line,) = output.traceback
+    assert "\n" not in line and "make lab" in line and "git clone" in line
+
+
+# --- the same packages everywhere
+
+
+def pins(text: str) -> dict[str, str]:
+    return dict(re.findall(r"([\w.-]+)==([\w.]+)", text))
+
+
+def test_colab_and_binder_install_what_the_book_was_made_with():
+    here = pins((ROOT / "requirements.txt").read_text())
+    colab = pins(COLAB)
+    binder = pins((ROOT / ".binder" / "requirements.txt").read_text())
+    assert colab.keys() == {"onnx", "onnxruntime", "threadpoolctl"}
+    assert colab.items() <= here.items()
+    assert binder.items() <= here.items()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["chapters"]]
+    assert {re.match(r"[\w-]+", line)[0] for line in wanted} <= binder.keys()
+    assert not {"jupyter-book", "playwright", "pytest", "ruff"} & binder.keys()
+
+
+def test_binder_has_a_python_that_the_library_supports():
+    found = (ROOT / ".binder" / "runtime.txt").read_text().strip()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    supported = f"Programming Language :: Python :: {found.removeprefix('python-')}"
+    assert supported in project["classifiers"]
+    assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
