@@ -57,7 +57,8 @@ from qlinear.operators.qlinear_add import a_is_constant
 
 VERSION = 1
 FOLDER = Path(__file__).with_name("explorer")
-FILES = ("start.js", "inference.js", "view.js", "explorer.css")  # start.js loads the others
+SCRIPTS = ("inference.js", "parts.js", "view.js")  # in this order
+STYLE, START = "explorer.css", "start.js"  # the latter loads all of them where a site has them
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
 SMALL = 64  # elements of the largest constant that is stored though the page only shows it
@@ -187,14 +188,18 @@ def html(data: dict, *, title: str) -> str:
     Args:
         data: of :func:`page_data`, its values included.
     """
-    scripts = [f"window.QLINEAR_EXPLORER = {in_script(data)};", *map(packaged, FILES[1:3]), "qlinearExplorer.start();"]
+    scripts = [
+        f"window.QLINEAR_EXPLORER = {in_script(data)};",
+        *map(packaged, SCRIPTS),
+        "qlinearExplorer.start();",
+    ]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{_escaped(title)}</title>",
             '<link rel="icon" href="data:,">',
-            f"<style>\n{packaged(FILES[3])}</style>",
+            f"<style>\n{packaged(STYLE)}</style>",
             '</head>\n<body class="explorer-page">\n<main>',
             f"<h1>{_escaped(title)}</h1>",
             "<div data-explorer data-linked><p>The explorer needs JavaScript.</p></div>\n</main>",
@@ -227,7 +232,10 @@ def _storage(flat: np.ndarray) -> np.dtype | None:
     if flat.dtype.kind not in "biuf":
         return None
     ends = (flat.min(), flat.max()) if flat.size else (0, 0)
-    whole = flat.dtype.kind != "f" or not ((flat % 1 != 0) | (np.signbit(flat) & (flat == 0))).any()
+    whole = flat.dtype.kind != "f" or (
+        np.isfinite(ends).all()
+        and not ((np.rint(flat) != flat) | (np.signbit(flat) & (flat == 0))).any()
+    )
     for dtype in map(np.dtype, INTEGERS):
         info = np.iinfo(dtype)
         if whole and info.min <= ends[0] and ends[1] <= info.max:
@@ -387,7 +395,7 @@ KINDS: dict[tuple[str, str], Callable[..., dict]] = {
 
 
 def packaged(name: str) -> str:
-    """One of ``FILES`` as text.
+    """One of the page's files as text.
 
     Raises:
         UnusableInput: it is missing.

@@ -46,7 +46,7 @@ def site_data() -> dict:
         )
         for feed, label, file in zip(feeds, labels, files, strict=True)
     ]
-    labels = {name: CLASSES for name in ("logits_quantized", "logits")}
+    labels = dict.fromkeys(("logits_quantized", "logits"), CLASSES)
     return explore.page_data(network, runs, model=MODEL.as_posix(), named=short, labels=labels)
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         run["values"] = None
     text = f"window.QLINEAR_EXPLORER = {explore.in_script(data)};\n"
     (out / "explorer-data.js").write_text(text)
-    for name in explore.FILES:
+    for name in (*explore.SCRIPTS, explore.STYLE, explore.START):
         shutil.copy(explore.FOLDER / name, out)
     print(f"wrote {out}: {len(text) // 1024} KB of data for {len(data['nodes'])} nodes")
 

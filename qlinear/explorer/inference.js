@@ -1,5 +1,5 @@
 // What the nodes of a network compute, element for element as ONNX Runtime does: integers for the
-// sums, Math.fround for float32. There is no page in here, so that any JavaScript engine can run it;
+// sums, Math.fround for float32. There is no page in here, so any JavaScript engine can run it;
 // tests/test_explorer.py runs it without a browser and compares it with the reference.
 //
 // The data are those of qlinear/explore.py. The operands of a node are ONNX Runtime's own tensors,
@@ -112,7 +112,7 @@
     return { data, views, byName, writer, constants: new Map() };
   }
 
-  // A tensor of one run, { name, dtype, shape, values }, or null where the page has no values of it.
+  // A tensor of one run, { name, dtype, shape, values }, or null: the page has no values of it.
   function tensor({ data, constants }, run, name) {
     const described = data.tensors[name], packed = data.constants[name] ?? run.values[name];
     if (!described || !packed) return null;
@@ -463,7 +463,7 @@
     add(layer, i, what) {
       const { a, b, c_zero } = layer, found = added(layer, i, what);
       const wide = what.factor === "float64", float = wide ? "float64" : "float32";
-      const last = what.added === "after", C = last ? "" : "C_zero_point − ";
+      const last = what.added === "after", C = last ? "−" : "C_zero_point − ";
       const fused = (x, y, z) => wide ? `${x} · ${y} + ${z}` : `fma(${x}, ${y}, ${z})`;
       return {
         operands: [{ name: a.name, tensor: a.tensor, at: a.at(i) },
@@ -472,7 +472,7 @@
           [a.name, a.name, found.A, a.tensor.dtype], [b.name, b.name, found.B, b.tensor.dtype],
           ["ra", `r${a.name} = ${a.name}_scale / C_scale`, found.ra, float],
           ["rb", `r${b.name} = ${b.name}_scale / C_scale`, found.rb, float],
-          ["fixed", `fixed = ${C}${last ? "−" : ""}(r${a.name} · ${a.zero} + r${b.name} · ${b.zero})`,
+          ["fixed", `fixed = ${C}(r${a.name} · ${a.zero} + r${b.name} · ${b.zero})`,
             found.fixed, float],
           ["inner", fused(`r${b.name}`, b.name, "fixed"), found.inner, float],
           ["scaled", fused(`r${a.name}`, a.name, "that"), found.scaled, float],

@@ -24,7 +24,7 @@
   async function start() {
     const style = load("link", { rel: "stylesheet", href: `${FOLDER}explorer.css` });
     // in this order: a script that is added takes its turn only if it is told so
-    const scripts = ["inference.js", "explorer-data.js", "view.js"];
+    const scripts = ["explorer-data.js", "inference.js", "parts.js", "view.js"];
     try {
       await Promise.all(scripts.map((name) =>
         load("script", { src: FOLDER + name, async: false })));

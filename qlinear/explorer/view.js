@@ -6,264 +6,10 @@
 
 {
   const Q = globalThis.qlinearInference;
-
-  // --- pieces of a page
-
-  function make(tag, properties = {}, ...children) {
-    const { dataset = {}, aria = {}, ...own } = properties;
-    const made = Object.assign(document.createElement(tag), own);
-    Object.assign(made.dataset, dataset);
-    for (const [key, value] of Object.entries(aria)) made.setAttribute(key, value);
-    made.append(...children.filter((child) => child != null));
-    return made;
-  }
-
-  const part = (className, ...children) => make("div", { className }, ...children);
-  const option = (value, textContent) => make("option", { value, textContent });
-  const button = (textContent, onclick, properties = {}) =>
-    make("button", { type: "button", textContent, onclick, ...properties });
-
-  function field(textContent, input) {
-    return make("label", { className: "explorer-field" }, make("span", { textContent }), input);
-  }
-
-  // a number as the page has it: nine digits name a float32, seventeen a float64
-  function number(v, type = "float32") {
-    if (typeof v !== "number") return String(v);
-    if (v === 0) return Object.is(v, -0) && type === "-0" ? "−0" : "0";
-    const text = Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en-US")
-      : Number(v.toPrecision(type === "float64" ? 17 : 9)).toString();
-    return text.replaceAll("-", "−");
-  }
-
-  const inBrackets = (v) => v < 0 ? `(${number(v)})` : number(v);
-
-  // --- colours: of a value by its sign, seen from the zero point
-
-  function rgb(root, name) {
-    const hex = getComputedStyle(root).getPropertyValue(name).trim().slice(1);
-    return [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  }
-
-  const palette = (root) => ({
-    none: rgb(root, "--explorer-none"),
-    more: rgb(root, "--explorer-more"),
-    less: rgb(root, "--explorer-less"),
-  });
-
-  // t from -1 to 1; small values are seen too
-  function shade({ none, more, less }, t, most = 1) {
-    const end = t < 0 ? less : more, share = most * Math.min(1, Math.abs(t)) ** 0.65;
-    return none.map((from, i) => Math.round(from + (end[i] - from) * share));
-  }
-
-  const css = (colour) => `rgb(${colour.join(" ")})`;
-
-  // --- a tensor's channel as a picture
-
-  class Picture {
-    // title(text) is shown below; onpick(row, column) is called for a click
-    constructor(className, { onpick, focus } = {}) {
-      this.canvas = make("canvas", { width: 1, height: 1, aria: { role: "img" } });
-      this.marks = part("explorer-marks");
-      this.frame = part("explorer-frame", this.canvas, this.marks);
-      this.title = make("figcaption");
-      this.bar = make("span", { className: "explorer-bar-colours" });
-      this.ends = [make("span"), make("span")];
-      this.legend = part("explorer-legend", this.ends[0], this.bar, this.ends[1]);
-      this.figure = make("figure", { className: `explorer-figure ${className}` },
-        this.frame, this.legend, this.title);
-      if (onpick) this.frame.onclick = (event) => onpick(...this.at(event));
-      if (focus) Object.assign(this.canvas, { tabIndex: 0, onkeydown: focus });
-      if (focus) this.canvas.setAttribute("role", "application");
-      this.frame.classList.toggle("explorer-live", Boolean(onpick));
-    }
-
-    // the row and column of a click
-    at(event) {
-      const box = this.frame.getBoundingClientRect(), { rows, columns } = this;
-      return [Math.floor((event.clientY - box.top) / box.height * rows),
-        Math.floor((event.clientX - box.left) / box.width * columns)];
-    }
-
-    // value(i) of each of rows x columns cells in colours; scale is { zero, low, high }
-    draw(rows, columns, colours, scale, value) {
-      Object.assign(this, { rows, columns });
-      Object.assign(this.canvas, { width: columns, height: rows });
-      this.frame.style.setProperty("--ratio", `${columns} / ${rows}`);
-      this.frame.style.setProperty("--wide", columns / rows);
-      const context = this.canvas.getContext("2d");
-      const picture = context.createImageData(columns, rows), reach = reachOf(scale);
-      for (let i = 0; i < rows * columns; i++)
-        picture.data.set([...shade(colours, (value(i) - scale.zero) / reach), 255], 4 * i);
-      context.putImageData(picture, 0, 0);
-      const stops = Array.from({ length: 9 }, (_, i) =>
-        css(shade(colours, (scale.low + (scale.high - scale.low) * i / 8 - scale.zero) / reach)));
-      this.bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-      this.ends[0].textContent = number(scale.low);
-      this.ends[1].textContent = number(scale.high);
-      const share = (scale.zero - scale.low) / (scale.high - scale.low) * 100;
-      this.bar.style.setProperty("--zero", `${share}%`);
-      this.bar.title = `zero point ${number(scale.zero)}`;
-    }
-
-    // boxes over the picture, { y, x, h, w, name } in cells
-    mark(...boxes) {
-      const { rows, columns } = this;
-      this.marks.replaceChildren(...boxes.filter(Boolean).map(({ y, x, h, w, name }) => {
-        const box = make("span", { className: name });
-        Object.assign(box.style, { left: `${x / columns * 100}%`, top: `${y / rows * 100}%`,
-          width: `${w / columns * 100}%`, height: `${h / rows * 100}%` });
-        return box;
-      }));
-    }
-  }
-
-  const reachOf = ({ zero, low, high }) => Math.max(high - zero, zero - low) || 1;
-
-  // the colours' scale of a tensor: its type's range, or what it holds
-  function scaleOf(tensor, zero) {
-    const range = Q.range(tensor.dtype);
-    if (range && range[1] - range[0] < 256) return { zero, low: range[0], high: range[1] };
-    let low = 0, high = 0;
-    for (const v of tensor.values) {
-      if (v < low) low = v;
-      if (v > high) high = v;
-    }
-    return { zero: 0, low, high: high === low ? low + 1 : high };
-  }
-
-  // --- the chart of the running sum
-
-  const LIMITS = [[2 ** 31 - 1, "2³¹"], [32767, "2¹⁵"], [0, "0"], [-32768, "−2¹⁵"],
-    [-(2 ** 31), "−2³¹"]];
-
-  // both signs on one logarithmic scale that is linear around 0
-  const log = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v));
-
-  // where the chart, W x H units, has its edges and its points: px(products done), py(sum)
-  function chartFrame(W, H, sums, linear) {
-    const left = 46, right = 8, top = 8, bottom = 22, half = (H - top - bottom) / 2;
-    let low = -log(2 ** 31), high = log(2 ** 31), scale = log;
-    if (linear) {
-      [low, high] = [Math.min(0, ...sums), Math.max(0, ...sums)];
-      [low, high] = [low - (high - low) * 0.06 - 1, high + (high - low) * 0.06 + 1];
-      scale = (v) => v;
-    }
-    return {
-      left, right: W - right, low, high, half,
-      px: (k) => left + (W - left - right) * k / sums.length,
-      py: (v) => top + 2 * half * (high - scale(v)) / (high - low),
-      inside: (v) => scale(v) >= low && scale(v) <= high,
-    };
-  }
-
-  // the SVG of an element's running sum, of which the first `done` products stand out
-  function chart(taps, done, W, H, linear) {
-    const sums = taps.map((tap) => tap.sum), frame = chartFrame(W, H, sums, linear);
-    const { left, right, px, py, inside } = frame;
-    const ends = [Math.min(0, ...sums), Math.max(0, ...sums)];
-    const lines = linear ? [...LIMITS, ...ends.map((v) => [v, number(v)])] : LIMITS;
-    const seen = [];
-    const limits = lines.filter(([v]) => inside(v)).map(([v, text]) => {
-      const clear = !seen.some((y) => Math.abs(y - py(v)) < 13);
-      seen.push(py(v));
-      return `<line x1="${left}" x2="${right}" y1="${py(v)}" y2="${py(v)}"` +
-        ` class="${v === 0 ? "zero" : "limit"}"/>` + (clear
-        ? `<text x="${left - 6}" y="${py(v) + 4}" text-anchor="end">${text}</text>` : "");
-    });
-    const path = (some) => `M${px(0)} ${py(0)}` +
-      some.map((v, k) => `L${px(k + 1).toFixed(1)} ${py(v).toFixed(1)}`).join("");
-    const sum = done ? sums[done - 1] : 0;
-    const label = `running sum over ${taps.length} products, from ${ends[0]} to ${ends[1]}`;
-    return `<svg viewBox="0 0 ${W} ${H}" role="img" aria-label="${label}">${limits.join("")}` +
-      `<path d="${path(sums)}" class="whole"/>` +
-      `<path d="${path(sums.slice(0, done))}" class="done"/>` +
-      `<circle cx="${px(done)}" cy="${py(sum)}" r="4"/>` +
-      `<text x="${(left + W) / 2}" y="${H - 5}" text-anchor="middle">` +
-      `running sum after each product, ${linear ? "linear" : "logarithmic"}</text></svg>`;
-  }
-
-  // --- tables
-
-  const KERNEL = 49; // taps of the largest kernel that is shown as a grid
-  const ROWS = 9; // products of a long sum that are listed at once
-
-  // The current products: those of one input channel, as grids, or as rows of a list.
-  function tapTables(layer, taps, now, colours, walk) {
-    const size = layer.kernel[0] * layer.kernel[1], column = layer.column(taps.index);
-    const grids = size > 1 && size <= KERNEL, x = now ? now.c : 0;
-    const w_zero = layer.w_zero[column], x_zero = layer.x_zero;
-    const reach = (zero, range) => range ? Math.max(range[1] - zero, zero - range[0]) : 255;
-    const ofX = reach(x_zero, Q.range(layer.x.dtype));
-    const ofW = layer.w ? reach(w_zero, Q.range(layer.w.dtype)) : 1;
-    const least = Math.max(1, ...taps.map((tap) => Math.abs(tap.product)));
-    const columns = [
-      ["", `x (${layer.x.dtype})`, (tap) => tap.x, (tap) => tap.a / ofX, true],
-      ["→", `x − ${inBrackets(x_zero)}`, (tap) => tap.a, (tap) => tap.a / ofX],
-      layer.w && ["·", `w (${layer.w.dtype})`, (tap) => tap.w, (tap) => tap.b / ofW],
-      layer.w && w_zero !== 0 &&
-        ["→", `w − ${inBrackets(w_zero)}`, (tap) => tap.b, (tap) => tap.b / ofW],
-      layer.w && ["=", "product", (tap) => tap.product, (tap) => tap.product / least],
-    ].filter(Boolean);
-    function cell(tap, [, , value, share, opens]) {
-      const walks = opens && tap.inside && walk;
-      const text = number(value(tap)), className = (tap === now ? "now " : "") +
-        (tap.inside ? "" : "padding");
-      const td = make("td", { className }, walks
-        ? button(text, () => walk(tap.at), { title: "open the element that made it" }) : text);
-      td.style.background = css(shade(colours, share(tap), 0.55));
-      return td;
-    }
-    if (grids) {
-      const mine = taps.filter((tap) => tap.c === x), wide = layer.kernel[1];
-      const rows = Array.from({ length: layer.kernel[0] }, (_, ky) =>
-        mine.slice(ky * wide, (ky + 1) * wide));
-      return columns.flatMap((one) => {
-        const body = rows.map((row) => make("tr", {}, ...row.map((tap) => cell(tap, one))));
-        const table = make("table", {}, make("caption", { textContent: one[1] }),
-          make("tbody", {}, ...body));
-        return one[0] ? [make("span", { className: "explorer-sign", textContent: one[0] }), table]
-          : [table];
-      });
-    }
-    const at = now ? taps.indexOf(now) : 0;
-    const first = Math.max(0, Math.min(at - (ROWS >> 1), taps.length - ROWS));
-    const some = taps.slice(first, first + ROWS);
-    const head = [layer.w ? "product" : "element", ...columns.map(([sign, name]) => `${sign} ${name}`), "running sum"];
-    return [make("table", { className: "explorer-list" },
-      make("thead", {}, make("tr", {}, ...head.map((textContent) =>
-        make("th", { scope: "col", textContent })))),
-      make("tbody", {}, ...some.map((tap, k) => make("tr", {},
-        make("th", { scope: "row", textContent: number(first + k + 1) }),
-        ...columns.map((one) => cell(tap, one)),
-        make("td", { textContent: number(tap.sum) })))))];
-  }
-
-  // the formula of one product
-  function formula(layer, tap, w_zero) {
-    const x = `(${number(tap.x)} − ${inBrackets(layer.x_zero)})`;
-    if (!layer.w) return `${x} = ${number(tap.a)}`;
-    const w = w_zero ? `(${number(tap.w)} − ${inBrackets(w_zero)})` : inBrackets(tap.w);
-    return `${x} · ${w} = ${number(tap.a)} · ${inBrackets(tap.b)} = ${number(tap.product)}`;
-  }
-
-  // --- copying
-
-  async function copy(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-      return true;
-    } catch { // no permission, or no secure page
-      const box = make("textarea", { value: text });
-      document.body.append(box);
-      box.select();
-      let copied = false;
-      try { copied = document.execCommand("copy"); } catch { /* shown instead */ }
-      box.remove();
-      return copied;
-    }
-  }
+  const {
+    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, Picture, chart,
+    CHART, tapTables, formula, copy,
+  } = globalThis.qlinearParts;
 
   // --- one explorer
 
@@ -276,6 +22,8 @@
   const AXES = { n: "batch", channel: "output channel", y: "row", x: "column" };
   const SPEEDS = { slow: [500, Infinity], normal: [60, 150], fast: [60, 40] }; // ms, steps in all
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+  const titled = (title) => ({ title, aria: { "aria-label": title } });
 
   class Explorer {
     constructor(root, network, folder) {
@@ -463,12 +211,14 @@
       this.chart.onpointerdown = (event) => this.scrub(event);
       this.chart.onpointermove = (event) => event.buttons && this.scrub(event);
       this.tables = part("explorer-tables");
-      this.sum = part("explorer-sum", part("explorer-product", this.tables, this.now), this.buildRun(), this.chart);
+      const product = part("explorer-product", this.tables, this.now);
+      this.sum = part("explorer-sum", product, this.buildRun(), this.chart);
       this.steps = part("explorer-steps");
-      this.path = make("nav", { className: "explorer-trail", aria: { "aria-label": "the way back" } });
+      this.path = make("nav", { className: "explorer-trail",
+        aria: { "aria-label": "the way back" } });
       const pictures = this.buildPictures();
       if (small) {
-        this.full = make("a", { className: "explorer-open", textContent: "Open in the full explorer" });
+        this.full = make("a", { textContent: "Open in the full explorer" });
         this.verdict = part("explorer-verdict");
         const end = part("explorer-end", this.verdict, this.full);
         return root.replaceChildren(part("explorer-small-row", pictures, this.sum, end), this.note);
@@ -495,9 +245,8 @@
         if (views[at]) this.set({ layer: views[at].name });
       };
       return part("explorer-controls", field("image", this.imageBox), part("explorer-nodes",
-        button("‹", () => step(-1), { title: "node before", aria: { "aria-label": "node before" } }),
-        field("layer", this.layerBox),
-        button("›", () => step(1), { title: "node after", aria: { "aria-label": "node after" } })),
+        button("‹", () => step(-1), titled("node before")), field("layer", this.layerBox),
+        button("›", () => step(1), titled("node after"))),
       ...numbers, this.buildCopy());
     }
 
@@ -519,7 +268,7 @@
       this.photoFigure = make("figure", { className: "explorer-figure explorer-photo" },
         part("explorer-frame", this.photo, this.seen), this.small ? null : this.buildStrip(),
         this.photoName);
-      this.ins = [new Picture("explorer-in", { onpick: opens(0) }), new Picture("explorer-in", { onpick: opens(1) })];
+      this.ins = [0, 1].map((k) => new Picture("explorer-in", { onpick: opens(k) }));
       this.map = new Picture("explorer-out", {
         onpick: (y, x) => this.set({ y, x }), focus: (event) => this.move(event),
       });
@@ -532,7 +281,8 @@
       this.all.parentNode.classList.add("explorer-live");
       const arrow = () => make("span", { className: "explorer-arrow", textContent: "→",
         aria: { "aria-hidden": "true" } });
-      if (this.small) return part("explorer-pictures", this.photoFigure, arrow(), this.map.figure, arrow());
+      if (this.small)
+        return part("explorer-pictures", this.photoFigure, arrow(), this.map.figure, arrow());
       this.heat = new Picture("explorer-heat", { onpick: (y, x) => this.set({ y, x }) });
       this.heat.title.textContent = "what if − ONNX Runtime";
       return part("explorer-pictures", this.photoFigure, ...this.ins.map((one) => one.figure),
@@ -543,9 +293,9 @@
     buildStrip() {
       const { runs } = this.data;
       if (runs.length < 2 || !runs.every((run) => run.picture)) return null;
-      const choose = (i) => () => this.set({ image: i });
-      this.strip = part("explorer-strip", ...runs.map((run, i) =>
-        make("img", { src: run.picture, alt: "", title: `${i}: ${run.name}`, onclick: choose(i) })));
+      this.strip = part("explorer-strip", ...runs.map(({ picture, name }, image) =>
+        make("img", { src: picture, alt: "", title: `${image}: ${name}`,
+          onclick: () => this.set({ image }) })));
       this.strip.setAttribute("aria-hidden", "true");
       return this.strip;
     }
@@ -564,7 +314,7 @@
         this.drawChart();
       }, { aria: { "aria-pressed": "false" } });
       const next = button("+1", () => { this.stop(); this.set({ mac: this.state.mac + 1 }); },
-        { title: "one product more", aria: { "aria-label": "one product more" } });
+        titled("one product more"));
       return this.small ? part("explorer-run", this.play, this.slider)
         : part("explorer-run", this.play, next, this.slider, this.speed, this.linear);
     }
@@ -625,7 +375,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       const svg = this.chart.firstElementChild, count = this.layer?.count;
       if (!svg || !count) return;
       const box = svg.getBoundingClientRect(), W = svg.viewBox.baseVal.width;
-      const k = ((event.clientX - box.left) / box.width * W - 46) / (W - 54) * count;
+      const along = (event.clientX - box.left) / box.width * W - CHART.left;
+      const k = along / (W - CHART.left - CHART.right) * count;
       this.stop();
       this.set({ mac: Math.round(Math.max(0, Math.min(count, k))) });
     }
@@ -729,8 +480,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
         Object.assign(box, { max: sizes[key] - 1, value: state[key] });
         box.parentNode.hidden = sizes[key] === 1;
       }
-      if (this.strip)
-        [...this.strip.children].forEach((img, i) => img.classList.toggle("now", i === state.image));
+      [...this.strip?.children ?? []].forEach((img, i) =>
+        img.classList.toggle("now", i === state.image));
       this.copyCommand.hidden = !this.view.node.steps;
       this.copyLink.hidden = !/^(https?|file):/.test(this.link() || "");
     }
@@ -774,9 +525,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
           if (found && found.values.length === 1) return found.values[0];
         }
       }
-      const writer = this.network.writer[name];
-      if (writer?.node.steps?.kind === "copy") return this.zeroOf(Object.values(writer.node.inputs)[0]);
-      return 0;
+      const { node } = this.network.writer[name] ?? {};
+      return node?.steps?.kind === "copy" ? this.zeroOf(Object.values(node.inputs)[0]) : 0;
     }
 
     drawOutput() {
@@ -852,7 +602,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
           pad && rows * columns > lay.H * lay.W &&
             { y: top, x: left, h: lay.H, w: lay.W, name: "explorer-mark-edge" },
           box && { ...shift(box), name: "explorer-mark-window" },
-          dot && done && { ...shift({ ...dot, h: 1, w: 1 }), name: box ? "explorer-mark-tap" : "explorer-mark-pixel" });
+          dot && done && { ...shift({ ...dot, h: 1, w: 1 }),
+            name: box ? "explorer-mark-tap" : "explorer-mark-pixel" });
         picture.title.replaceChildren(`${title} `, ...this.channelStep(),
           from ? button(`← ${from.name}`, () => this.walk(tensor.name, index),
             { title: "open the element that made it; so does a click on the picture" })
@@ -869,8 +620,10 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       if (layer.kind !== "conv" || layer.channels === 1) return [];
       const c = Math.floor(Math.max(0, this.state.mac - 1) / size);
       const to = (text, k, title) => button(text, () => this.set({ mac: k * size + 1 }),
-        { disabled: k < 0 || k >= layer.channels, title, aria: { "aria-label": title } });
-      return [to("‹", c - 1, "input channel before"), " ", to("›", c + 1, "input channel after"), " "];
+        { disabled: k < 0 || k >= layer.channels, ...titled(title) });
+      const [before, after] = [to("‹", c - 1, "input channel before"),
+        to("›", c + 1, "input channel after")];
+      return [before, " ", after, " "];
     }
 
     // all channels as one picture, a grid near a square
@@ -937,10 +690,12 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
         const [kh, kw] = layer.kernel, grid = kh * kw > 1;
         const what = layer.kind === "pool" ? `the ${count} elements of a channel`
           : grid ? `${layer.channels} channels of ${kh}×${kw} taps` : `${count} channels`;
-        return [line(layer.w ? `${count} products: ${what}` : what, "what"), line("the sum starts at 0", "how")];
+        return [line(layer.w ? `${count} products: ${what}` : what, "what"),
+          line("the sum starts at 0", "how")];
       }
       const sums = taps.slice(0, this.state.mac).map(({ sum }) => sum);
       const width = Q.signedBits(Math.min(0, ...sums), Math.max(0, ...sums));
+      const bits = width > 1 ? `${width} bits` : "1 bit";
       const grid = layer.kernel[0] * layer.kernel[1] > 1;
       const first = layer.firstChannel?.(taps.index) ?? 0;
       const where = (layer.kind === "pool" ? "" : `: channel ${first + tap.c}`) +
@@ -949,7 +704,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       return [
         line(`${layer.w ? "product" : "element"} ${this.state.mac} of ${count}${where}`, "what"),
         line(formula(layer, tap, layer.w_zero[layer.column(taps.index)]), "how"),
-        line(`running sum ${number(tap.sum)}; so far it needs ${width} bit${width > 1 ? "s" : ""}`, "what"),
+        line(`running sum ${number(tap.sum)}; so far it needs ${bits}`, "what"),
       ];
     }
 
@@ -993,7 +748,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
     drawSteps() {
       const { out, layer, plain, made, what, theirs } = this.current, switched = made !== plain;
       if (!out) return this.steps.replaceChildren();
-      const type = (textContent) => switched ? null : make("td", { textContent, className: "type" });
+      const type = (textContent) =>
+        switched ? null : make("td", { textContent, className: "type" });
       const cells = (one, other) => [make("td", { textContent: number(one.value, one.type),
         className: other && !Q.same(one.value, other.value) ? "changed" : "" }), type(one.type)];
       const rows = (layer ? made.stages : []).map((one) => {
@@ -1112,7 +868,8 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       this.heat.figure.hidden = !done && !this.heat.rows; // what was there before stays meanwhile
       this.next.hidden = !done || !swept.differing;
       if (!done) {
-        this.count.textContent = `computing the layer: ${Math.floor(swept.done / swept.size * 100)} %`;
+        const share = Math.floor(swept.done / swept.size * 100);
+        this.count.textContent = `computing the layer: ${share} %`;
         return;
       }
       const start = Q.indexOf(lay, { ...state, y: 0, x: 0 }), theirs = layer.out.values;
