@@ -482,7 +482,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
       }
       [...this.strip?.children ?? []].forEach((img, i) =>
         img.classList.toggle("now", i === state.image));
-      this.copyCommand.hidden = !this.view.node.steps;
+      this.copyCommand.hidden = !this.view.node.steps || this.run.arguments === null;
       this.copyLink.hidden = !/^(https?|file):/.test(this.link() || "");
     }
 
