@@ -1,4 +1,4 @@
-"""Command line for your own model: qlinear inspect | validate | run | explore | explain | vectors."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors."""
 
 import argparse
 import csv
@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,9 @@ def explore(args: argparse.Namespace) -> int:
     model = load(args.model)
     _check_out(args)
     feeds = read_feeds(model, args.input, args.images)
+    alone = feeds if args.input else vectors.one_by_one(model, feeds)
+    if len(alone) > len(feeds):
+        feeds = [replace(feed, source=f"sample image {i}") for i, feed in enumerate(alone)]
     if args.limit <= 0:
         raise UnusableInput(f"--limit {args.limit:g}: megabytes are more than 0")
     # a command takes the first run of its inputs
@@ -370,8 +374,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, required=True, help=".npz file to write")
     one = add("explore", explore)
     one.add_argument("--out", type=Path, required=True, help="HTML file to write")
-    one.add_argument("--node", action="append", default=[],
-                     help="only this node's values, repeated for several (default: all that fit)")
+    one.add_argument(
+        "--node",
+        action="append",
+        default=[],
+        help="only this node's values, repeated for several (default: all that fit)",
+    )
     one.add_argument("--limit", type=float, default=explore_page.LIMIT, metavar="MEGABYTES",
                      help="of values in the page (default: %(default)s)")  # fmt: skip
     one = add("explain", explain, images=False)

@@ -122,7 +122,7 @@ def page(
     ]
     made = (
         f"Values by ONNX Runtime {onnxruntime.__version__}, when this page was made; session: "
-        f"{network.settings}. Everything else is computed in this page."
+        f"{network.settings}. What it calls equal it has computed itself, from these values."
     )
     text = explore.html(
         data, title=printable(model.path.name), start=start, notes=[*notes, printable(made)]
@@ -219,7 +219,7 @@ def _left_out(network: Network, kept: list[Node], limit: float) -> list[str]:
     return [
         f"{len(out)} of {len(network.graph.nodes)} nodes have no values in this page, {why}: "
         f"{_some([node.name or node.outputs[0] for node in out])}. To have those of one: "
-        "qlinear explore MODEL --node NAME; to have more: --limit MEGABYTES"
+        "qlinear explore MODEL --node NAME --out PAGE; to have more: --limit MEGABYTES"
     ]
 
 

@@ -120,6 +120,7 @@ def opened(page, path: Path):
     command(page, "docmanager:open", path=f"notebooks/{path.name}")
     panel = page.locator(f".jp-NotebookPanel:not(.lm-mod-hidden):has(h1:has-text('{title(path)}'))")
     panel.wait_for()
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.ready")
     return panel
 
 
