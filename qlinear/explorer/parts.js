@@ -22,6 +22,7 @@
     make("button", { type: "button", textContent, onclick, ...properties });
 
   function field(textContent, input) {
+    input.setAttribute("aria-label", textContent);
     return make("label", { className: "explorer-field" }, make("span", { textContent }), input);
   }
 
@@ -47,6 +48,7 @@
     none: rgb(root, "--explorer-none"),
     more: rgb(root, "--explorer-more"),
     less: rgb(root, "--explorer-less"),
+    tint: parseFloat(getComputedStyle(root).getPropertyValue("--explorer-tint")) || 0.5,
   });
 
   // t from -1 to 1; small values are seen too
@@ -212,7 +214,7 @@
         (tap.inside ? "" : "padding");
       const td = make("td", { className }, walks
         ? button(text, () => walk(tap.at), { title: "open the element that made it" }) : text);
-      td.style.background = css(shade(colours, share(tap), 0.55));
+      td.style.background = css(shade(colours, share(tap), colours.tint));
       return td;
     }
     if (grids) {

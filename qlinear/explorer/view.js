@@ -35,6 +35,8 @@
       this.layers = new Map();
       this.first = this.firstView();
       this.state = { image: 0, layer: this.first.name, n: 0, channel: 0, y: 0, x: 0, mac: 0 };
+      this.state.y = this.layout.H >> 1; // the middle has more to see than a corner
+      this.state.x = this.layout.W >> 1;
       this.what = {};
       this.build();
       if (this.linked) window.addEventListener("hashchange", () => this.readAddress());
