@@ -177,6 +177,20 @@ def test_links_open_in_jupyterlab(chapter, link, page):
     assert heading.inner_text().strip() != ""
 
 
+def test_a_chapter_can_show_ones_own_model(page):
+    panel = opened(page, CHAPTERS[1])
+    command(page, "notebook:insert-cell-below")
+    code = "from qlinear import explore_page\nexplore_page.show('../models/resnet8_int8.onnx')"
+    page.evaluate(
+        "(code) => jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel"
+        ".setSource(code)",
+        code,
+    )
+    command(page, "notebook:run-cell")
+    equal = panel.frame_locator("iframe").locator(".explorer-verdict-row.equal")
+    expect(equal).to_be_visible(timeout=60_000)
+
+
 # --- a viewer that cleans what it shows
 
 
