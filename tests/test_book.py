@@ -248,6 +248,7 @@ def test_explorer_loads_an_image_when_it_is_chosen(site, browser):
     page.get_by_label("image").select_option("8")
     page.wait_for_function("document.querySelector('.explorer-note').textContent")
     assert "values of this image did not load" in page.locator(".explorer-note").inner_text()
+    assert "equal" not in page.locator(".explorer").inner_text()  # of the image before
     page.context.close()
 
 

@@ -133,7 +133,7 @@
     const operand = (formal) => node.inputs[formal] && tensor(network, run, node.inputs[formal]);
     const out = tensor(network, run, view.tensor);
     const named = Object.keys(node.inputs);
-    if (!out || !named.every(operand)) return null;
+    if (!out?.values.length || !named.every(operand)) return null;
     const made = KINDS[kind](node.steps, operand, out.shape, named);
     return { kind, view, out, range: range(out.dtype), ...made };
   }

@@ -28,8 +28,8 @@
 
   // a number as the page has it: nine digits name a float32, seventeen a float64
   function number(v, type = "float32") {
-    if (typeof v !== "number") return String(v);
-    if (v === 0) return Object.is(v, -0) && type === "-0" ? "−0" : "0";
+    if (typeof v !== "number") return v === undefined ? "none" : String(v);
+    if (v === 0) return "0"; // -0 too
     const text = Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en-US")
       : Number(v.toPrecision(type === "float64" ? 17 : 9)).toString();
     return text.replaceAll("-", "−");
@@ -125,12 +125,18 @@
   function scaleOf(tensor, zero) {
     const range = Q.range(tensor.dtype);
     if (range && range[1] - range[0] < 256) return { zero, low: range[0], high: range[1] };
+    const [low, high] = tensor.ends ??= endsOf(tensor.values);
+    return { zero: 0, low, high: high === low ? low + 1 : high };
+  }
+
+  // the least and the greatest of some numbers and 0; there may be too many for Math.min
+  function endsOf(values) {
     let low = 0, high = 0;
-    for (const v of tensor.values) {
+    for (const v of values) {
       if (v < low) low = v;
       if (v > high) high = v;
     }
-    return { zero: 0, low, high: high === low ? low + 1 : high };
+    return [low, high];
   }
 
   // --- the chart of the running sum
@@ -148,7 +154,7 @@
     const { left, right, top, bottom } = CHART, half = (H - top - bottom) / 2;
     let low = -log(2 ** 31), high = log(2 ** 31), scale = log;
     if (linear) {
-      [low, high] = [Math.min(0, ...sums), Math.max(0, ...sums)];
+      [low, high] = endsOf(sums);
       [low, high] = [low - (high - low) * 0.06 - 1, high + (high - low) * 0.06 + 1];
       scale = (v) => v;
     }
@@ -164,7 +170,7 @@
   function chart(taps, done, W, H, linear) {
     const sums = taps.map((tap) => tap.sum), frame = chartFrame(W, H, sums, linear);
     const { left, right, px, py, inside } = frame;
-    const ends = [Math.min(0, ...sums), Math.max(0, ...sums)];
+    const ends = endsOf(sums);
     const lines = linear ? [...LIMITS, ...ends.map((v) => [v, number(v)])] : LIMITS;
     const seen = [];
     const limits = lines.filter(([v]) => inside(v)).map(([v, text]) => {
@@ -199,14 +205,14 @@
     const reach = (zero, range) => range ? Math.max(range[1] - zero, zero - range[0]) : 255;
     const ofX = reach(x_zero, Q.range(layer.x.dtype));
     const ofW = layer.w ? reach(w_zero, Q.range(layer.w.dtype)) : 1;
-    const least = Math.max(1, ...taps.map((tap) => Math.abs(tap.product)));
+    const most = Math.max(1, endsOf(taps.map((tap) => Math.abs(tap.product)))[1]);
     const columns = [
       ["", `x (${layer.x.dtype})`, (tap) => tap.x, (tap) => tap.a / ofX, true],
       ["→", `x − ${inBrackets(x_zero)}`, (tap) => tap.a, (tap) => tap.a / ofX],
       layer.w && ["·", `w (${layer.w.dtype})`, (tap) => tap.w, (tap) => tap.b / ofW],
       layer.w && w_zero !== 0 &&
         ["→", `w − ${inBrackets(w_zero)}`, (tap) => tap.b, (tap) => tap.b / ofW],
-      layer.w && ["=", "product", (tap) => tap.product, (tap) => tap.product / least],
+      layer.w && ["=", "product", (tap) => tap.product, (tap) => tap.product / most],
     ].filter(Boolean);
     function cell(tap, [, , value, share, opens]) {
       const walks = opens && tap.inside && walk;
@@ -269,7 +275,7 @@
   }
 
   globalThis.qlinearParts = {
-    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, Picture, chart,
+    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, endsOf, Picture, chart,
     CHART, tapTables, formula, copy,
   };
 }

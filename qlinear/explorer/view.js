@@ -7,8 +7,8 @@
 {
   const Q = globalThis.qlinearInference;
   const {
-    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, Picture, chart,
-    CHART, tapTables, formula, copy,
+    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, endsOf, Picture,
+    chart, CHART, tapTables, formula, copy,
   } = globalThis.qlinearParts;
 
   // --- one explorer
@@ -129,6 +129,7 @@
       }
       const { run } = this;
       if (!run.values) {
+        this.forget();
         this.root.classList.add("explorer-busy");
         try {
           await loadRun(this.folder, state.image);
@@ -144,6 +145,12 @@
       this.say(says ? wrong.join("; ") : "");
       this.draw();
       this.keepAddress();
+    }
+
+    // No verdict stays on the page beside an element that it is not of, whatever happens next.
+    forget() {
+      this.steps.replaceChildren();
+      this.verdict?.replaceChildren();
     }
 
     // another element starts with no product done
@@ -180,7 +187,8 @@
       else this.waiting = setTimeout(write, 300);
     }
 
-    say(text) {
+    say(text, good = false) {
+      this.note.classList.toggle("explorer-good", good);
       this.note.textContent = text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
       this.note.textContent = this.note.textContent.replace("..", ".");
     }
@@ -310,7 +318,7 @@
       this.speed = make("select", { aria: { "aria-label": "speed" } },
         ...Object.keys(SPEEDS).map((name) => option(name, name)));
       this.speed.value = "normal";
-      this.speed.onchange = () => { if (this.timer) this.toggle() || this.toggle(); };
+      this.speed.onchange = () => { if (this.timer) { this.stop(); this.toggle(); } };
       this.linear = button("linear", () => {
         this.isLinear = !this.isLinear;
         this.drawChart();
@@ -333,7 +341,7 @@
       this.whatTitle = make("h3", { textContent: "What if" });
       this.compare = button("compare the whole layer", () => { this.asked = true; this.sweep(); });
       this.next = button("next one that differs", () => this.nextDifference());
-return make("section", { className: "explorer-what", aria: { "aria-label": "what if" } },
+      return make("section", { className: "explorer-what", aria: { "aria-label": "what if" } },
         this.whatTitle, this.switchBox, this.count,
         part("explorer-copy", this.compare, this.next));
     }
@@ -444,7 +452,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
 
     async copied(text, what) {
       const done = await copy(text);
-      this.say(done ? `the ${what} is copied: ${text}` : `to be copied by hand: ${text}`);
+      this.say(done ? `the ${what} is copied: ${text}` : `to be copied by hand: ${text}`, done);
     }
 
     // -- drawing, all of it at each change
@@ -452,6 +460,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
     draw() {
       const { state, view, run } = this;
       if (!run.values) return;
+      this.forget();
       this.colours = palette(this.root);
       const out = this.tensorOf(view.tensor), layer = this.layer;
       const index = Q.indexOf(this.layout, state), what = layer ? Q.chosen(layer, this.what) : {};
@@ -696,7 +705,7 @@ return make("section", { className: "explorer-what", aria: { "aria-label": "what
           line("the sum starts at 0", "how")];
       }
       const sums = taps.slice(0, this.state.mac).map(({ sum }) => sum);
-      const width = Q.signedBits(Math.min(0, ...sums), Math.max(0, ...sums));
+      const width = Q.signedBits(...endsOf(sums));
       const bits = width > 1 ? `${width} bits` : "1 bit";
       const grid = layer.kernel[0] * layer.kernel[1] > 1;
       const first = layer.firstChannel?.(taps.index) ?? 0;
