@@ -343,7 +343,7 @@ def test_what_if_counts_what_numpy_counts(opened):
             at = state(page)
             assert differ[0, int(at["channel"]), int(at["y"]), int(at["x"])]
             page.locator(f"input[data-key={key}]").first.check()
-        assert "Every switch is as it is" in page.locator(".explorer-count").inner_text()
+        assert "All as ONNX Runtime does it" in page.locator(".explorer-count").inner_text()
 
 
 def test_thumbnails_and_the_chart_are_handles(opened):

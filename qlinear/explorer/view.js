@@ -854,7 +854,7 @@
       if (!layer || (!set && !this.asked)) {
         this.heat.figure.hidden = true;
         this.next.hidden = true;
-        this.count.textContent = this.switchBox.firstChild ? "Every switch is as it is." : "";
+        this.count.textContent = this.switchBox.firstChild ? "All as ONNX Runtime does it." : "";
         return;
       }
       if (!set) this.sweptPlain = key;
