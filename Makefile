@@ -19,11 +19,12 @@ UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.
 export PYTHONHASHSEED := 0
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: book pdf test test-oldest test-newest check notebooks lab models lock fuzz mutants clean
+.PHONY: book pdf test test-oldest test-newest check notebooks lab models compared lock fuzz mutants clean
 
 book: _build/.fresh _build/.static
 	$(BIN)/python -m tools.explorer_data --out book/static/explorer
 	$(BIN)/python -m tools.cheatsheet --out book/cheatsheet.md
+	$(BIN)/python -m tools.operators --out book/operators.md
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "open _build/html/index.html"
 
@@ -66,6 +67,11 @@ lab: $(READY)
 models: $(READY)
 	$(BIN)/python scripts/quantize_onnx.py
 	$(BIN)/python scripts/extract_operations.py
+
+# count again on how many elements the tests compare each operator with ONNX Runtime
+compared: $(READY)
+	COMPARED=models/compared.json $(BIN)/python -m pytest -q $(addprefix tests/test_,operators.py \
+		qlinear_conv.py products.py moving.py networks.py)
 
 # remake the pins, with hashes, for every supported Python and system; what fits stays as it is, but
 # make lock UPGRADE=--upgrade takes the newest

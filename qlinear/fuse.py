@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from qlinear import ort
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, Node, from_proto
-from qlinear.quantized import reads
+from qlinear.quantized import INTEGER_MAC, reads
 
 BOUNDARY = ("QuantizeLinear", "DequantizeLinear")
 ABSORBED = (*BOUNDARY, "Relu", "Clip", "Identity", "Cast", "Transpose", "Reshape")
@@ -78,6 +78,9 @@ def fuse(model: Model, settings: ort.Settings | None = None) -> Network:
         opens = [each for each in candidates(model) if _opens(model, each)]
         settings = opens[0] if opens else ort.Settings()
     graph = in_order(from_proto(ort.optimized(model, settings), model.path))
+    if _quantizes_float_again(model, graph):
+        settings = replace(settings, entries=(*settings.entries, ort.UNFUSED))
+        graph = in_order(from_proto(ort.optimized(model, settings), model.path))
     chosen = _with_exact_products(model, graph, settings)
     fusions = list(_fusions(model, graph))
     names = {f.made.outputs: _name(f) for f in fusions}
@@ -118,6 +121,17 @@ def candidates(model: Model) -> list[ort.Settings]:
     if any(node.op_type == "DequantizeLinear" for node in model.nodes):
         return [ort.Settings((ort.INT8_QDQ,)), *plain]
     return plain
+
+
+def _quantizes_float_again(model: Model, graph: Model) -> bool:
+    """Whether all that ONNX Runtime fuses is MatMulNBits, which rounds float activations to int8.
+
+    It makes that of a Gemm or MatMul with quantized weights whose activations have 16 bits, or are
+    float (qdq_selector_action_transformer.cc, DQMatMulToMatMulNBits; accuracy level 4). The file
+    says nothing of such a rounding, and its sums depend on the processor's kernel.
+    """
+    made = {n.op_type for n in graph.nodes} & set(INTEGER_MAC)
+    return made == {"MatMulNBits"} and all(n.op_type not in made for n in model.nodes)
 
 
 def _with_exact_products(model: Model, graph: Model, settings: ort.Settings) -> ort.Settings:

@@ -20,6 +20,8 @@ import onnxruntime
 INT8_QDQ = ("session.qdqisint8allowed", "1")
 # exact products of uint8 and int8 on x86 processors without VNNI
 EXACT = ("session.x64quantprecision", "1")
+# leave QDQ files as they are written: nothing is fused into integer operators
+UNFUSED = ("session.disable_quant_qdq", "1")
 Level = onnxruntime.GraphOptimizationLevel
 LEVELS = {
     Level.ORT_DISABLE_ALL: "no optimization",

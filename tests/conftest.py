@@ -1,9 +1,11 @@
 """What the tests share."""
 
+import json
 import os
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import onnx
 import pytest
 from hypothesis import Phase, settings
 
+from qlinear import ort
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.ort import onnxruntime, tensors
@@ -60,6 +63,36 @@ def needs(condition: bool, what: str) -> None:
     if os.environ.get("REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
     pytest.skip(f"{what} is missing")
+
+
+# how many elements of each operator the tests compare: make compared writes them to a file
+COUNTED: Counter[str] = Counter()
+
+
+def counting(run: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """``run_operator`` that counts what it returns, which the tests compare with ours."""
+
+    def counted(op_type: str, inputs: dict, **options) -> np.ndarray:
+        made = run(op_type, inputs, **options)
+        domain = options.get("domain", "")
+        COUNTED[f"{domain}.{op_type}" if domain else op_type] += made.size
+        return made
+
+    return counted
+
+
+if os.environ.get("COMPARED"):  # before the tests take the function by name
+    ort.run_operator = counting(ort.run_operator)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if os.environ.get("COMPARED") and not exitstatus:
+        from study.provenance import recorded  # the library's own tests run without it
+
+        source = recorded("make compared", [])
+        counts = {name: COUNTED[name] for name in sorted(COUNTED)}
+        text = json.dumps({"recorded": source, "operators": counts}, indent=1)
+        Path(os.environ["COMPARED"]).write_text(text + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,17 @@
 """Every operator but QLinearConv against ONNX Runtime: legal space, ties, orders of operations."""
 
+import json
+
 import numpy as np
 import pytest
-from conftest import ORT, examples
+from conftest import MODELS, ORT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from qlinear import ort
 from qlinear.errors import Unsupported, UnusableInput
+from qlinear.operators import OPERATORS
 from qlinear.operators.add import add
 from qlinear.operators.cast import FROM, TO, cast
 from qlinear.operators.conv_integer import conv_integer
@@ -28,6 +31,7 @@ from qlinear.operators.qlinear_global_average_pool import qlinear_global_average
 from qlinear.operators.qlinear_matmul import qlinear_matmul
 from qlinear.operators.qlinear_mul import qlinear_mul
 from qlinear.operators.qlinear_softmax import exponentials, qlinear_softmax
+from qlinear.operators.qlinear_where import qlinear_where
 from qlinear.operators.quantize_linear import quantize_linear
 from qlinear.operators.resize import WAYS, resize
 from qlinear.ort import run_operator
@@ -130,6 +134,22 @@ def test_negative_scales_are_a_sign():
     equal(quantize_linear(*inputs.values()), q)
     inputs["x"] = q
     equal(dequantize_linear(*inputs.values()), run_operator("DequantizeLinear", inputs))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16])
+@pytest.mark.parametrize("per_axis", [False, True])
+def test_the_same_two_of_com_microsoft(dtype, per_axis):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shape = (3,) if per_axis else ()
+        scale = np.asarray(rng.uniform(0.001, 1, shape), F)
+        x = rng.normal(0, 50, (4, 3, 40)).astype(F)
+        inputs = dict(x=x, y_scale=scale, y_zero_point=integers(rng, dtype, shape))
+        q = run_operator("QuantizeLinear", inputs, domain=CONTRIB, axis=1)
+        equal(quantize_linear(*inputs.values(), axis=1), q)
+        back = dict(x=q, x_scale=scale, x_zero_point=inputs["y_zero_point"])
+        theirs = run_operator("DequantizeLinear", back, domain=CONTRIB, axis=1)
+        equal(dequantize_linear(*back.values(), axis=1), theirs)
 
 
 # --- QLinearAdd
@@ -508,6 +528,21 @@ def test_functions_of_one_tensor_on_all_codes(dtype, kind):
         equal(qlinear_concat(*joined, axis=0), theirs)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_qlinear_where_on_all_codes(dtype, kind):
+    rng = np.random.default_rng([np.iinfo(dtype).max, len(kind)])
+    every = np.arange(np.iinfo(dtype).min, np.iinfo(dtype).max + 1).astype(dtype)
+    condition = np.array([[True], [False]])  # both sides of each pair
+    for _ in range(100):
+        scales = drawn_scales(rng, kind, 3)
+        sides = [(every, scales[0], integers(rng, dtype)), (every[::-1].copy(), scales[1])]
+        values = (*sides[0], *sides[1], integers(rng, dtype), scales[2], integers(rng, dtype))
+        inputs = {f"input{i}": value for i, value in enumerate((condition, *values))}
+        theirs = run_operator("QLinearWhere", inputs, domain=CONTRIB)
+        equal(qlinear_where(condition, *values), theirs)
+
+
 def test_logistic_is_onnx_runtimes_own():
     x = np.linspace(-20, 20, 100_001).astype(F)
     theirs = run_operator("Sigmoid", dict(x=x))
@@ -629,3 +664,9 @@ def test_resize_by_whole_factors(way, dtype):
 def test_illegal_inputs_are_named(call, message):
     with pytest.raises(UnusableInput, match=message):
         call()
+
+
+def test_each_operator_was_compared():
+    compared = json.loads((MODELS / "compared.json").read_text())["operators"]
+    for domain, name in OPERATORS:
+        assert compared[f"{domain}.{name}" if domain else name] > 0

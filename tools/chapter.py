@@ -59,7 +59,7 @@ def record(name: str, beside: str = "") -> tuple[dict, Markdown]:
     )
     mark = (
         f"*Recorded, not computed on this page:* `models/{name}`, made by `{source['script']}`{on} "
-        f"from {models} with {versions}."
+        f"{f'from {models} ' if models else ''}with {versions}."
     )
     return data, Markdown(mark)
 
@@ -75,7 +75,8 @@ def cell_text(value) -> str:
         return f"{value:,}".replace("-", "−")
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.6g}".replace("-", "−")
-    return str(value)
+    text = str(value)
+    return f"−{text[1:]}" if text.startswith("-") and is_number(text) else text
 
 
 def is_number(text: str) -> bool:

@@ -23,6 +23,7 @@ from qlinear.operators import (
     qlinear_matmul,
     qlinear_mul,
     qlinear_softmax,
+    qlinear_where,
     quantize_linear,
     resize,
 )
@@ -43,6 +44,7 @@ OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
     ("", "QLinearMatMul"): qlinear_matmul.qlinear_matmul,
     ("", "QuantizeLinear"): quantize_linear.quantize_linear,
     ("", "Resize"): resize.resize,
+    ("com.microsoft", "DequantizeLinear"): dequantize_linear.dequantize_linear,
     ("com.microsoft", "DynamicQuantizeMatMul"): matmul_integer_to_float.dynamic_quantize_matmul,
     ("com.microsoft", "MatMulIntegerToFloat"): matmul_integer_to_float.matmul_integer_to_float,
     ("com.microsoft", "QGemm"): qgemm.qgemm,
@@ -54,6 +56,8 @@ OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
     ("com.microsoft", "QLinearMul"): qlinear_mul.qlinear_mul,
     ("com.microsoft", "QLinearSigmoid"): qlinear_activations.qlinear_sigmoid,
     ("com.microsoft", "QLinearSoftmax"): qlinear_softmax.qlinear_softmax,
+    ("com.microsoft", "QLinearWhere"): qlinear_where.qlinear_where,
+    ("com.microsoft", "QuantizeLinear"): quantize_linear.quantize_linear,
 }
 
 __all__ = ["MOVERS", "OPERATORS", "moved"]

@@ -4,6 +4,7 @@ becomes what the site has for it.
 - A block quote that starts with a bold title becomes a box.
 - A picture with "Figure 2.3." below it becomes a figure with a caption, an address, and its SVG in
   the page.
+- Folded cells in a row, of which only the last shows something, fold as one.
 - A link to an entry of the bibliography becomes a citation.
 - A link to the published site becomes a link within this one.
 """
@@ -94,6 +95,26 @@ class Figures(SphinxTransform):
         slugs[name] = (figure.line or 1, name, found[0].rstrip("."))
 
 
+class Folds(SphinxTransform):
+    default_priority = 230
+
+    def apply(self) -> None:
+        for cell in list(self.document.findall(nodes.container)):
+            at = cell.parent.index(cell) if cell.parent else 0
+            before = cell.parent[at - 1] if at else None
+            if self.folded(cell) and self.folded(before) and len(before) == 1:
+                same = cell["hide_mode"] == before["hide_mode"]
+                if same or before["hide_mode"] == "input":
+                    cell[0].insert(0, before[0].children)
+                    cell.parent.remove(before)
+
+    @staticmethod
+    def folded(node: nodes.Node | None) -> bool:
+        """Whether a node is a cell whose code is folded."""
+        is_cell = isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
+        return is_cell and node.get("hide_mode") in ("input", "all") and len(node) > 0
+
+
 class SiteLinks(SphinxTransform):
     default_priority = 220
 
@@ -115,6 +136,6 @@ def keep_numbers(app, config) -> None:
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", keep_numbers, priority=900)
     app.connect("source-read", cited)
-    for transform in (Boxes, Figures, SiteLinks):
+    for transform in (Boxes, Figures, Folds, SiteLinks):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
