@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, QUANTIZED, needs, quantizes
+from conftest import MODELS, QUANTIZED, quantizes
 from fuzz_verdict import inputs
 from onnx import TensorProto, helper
 from random_graphs import qdq, qoperator
@@ -22,7 +22,6 @@ from qlinear.errors import Refused, UnusableInput
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, from_proto, load
 from study import quantize
-from tools.browser import chromium
 
 from onnxruntime.quantization import QuantFormat
 
@@ -236,17 +235,6 @@ def nasty(path):
                     names[i] = NASTY
     del proto.graph.value_info[:]
     onnx.save(proto, path)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    needs(chromium() is not None, "Chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tools:
-        instance = tools.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield instance
-        instance.close()
 
 
 def test_the_page_works_alone_and_offline(tmp_path, browser, model):

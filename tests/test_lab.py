@@ -19,9 +19,8 @@ import pytest
 from conftest import ROOT, needs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tools.browser import chromium
 from tools.new_chapter import COLAB
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -100,18 +99,16 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def page(lab, browser):
     """JupyterLab in Chromium, as ``make lab`` opens it."""
-    needs(chromium() is not None, "Chromium")
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        page.set_default_timeout(SOON * 1000)
-        expect.set_options(timeout=SOON * 1000)
-        page.goto(lab)
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(SOON * 1000)
+    expect.set_options(timeout=SOON * 1000)
+    page.goto(lab)
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    yield page
+    page.close()
+    expect.set_options(timeout=5000)
 
 
 def command(page, name: str, **args) -> None:
