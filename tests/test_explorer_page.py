@@ -113,6 +113,7 @@ def test_a_link_opens_an_element_of_any_node(opened, data):
     [
         ("#image=99&layer=stem", "Image goes from 0 to 3; this is 3.", {"image": "3"}),
         ("#layer=nope", "There is no layer nope.", {"layer": "block1_conv1"}),
+        ("#layer=constructor&toString=1", "There is no layer constructor; toString=1 means", {}),
         ("#layer=stem&channel=16", "Output channel goes from 0 to 15; this", {"channel": "15"}),
         ("#layer=stem&y=32&x=99", "Row goes from 0 to 31; this is 31; column goes from 0 to 31",
          {"y": "31", "x": "31"}),

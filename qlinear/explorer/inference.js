@@ -103,13 +103,18 @@
   function network(data) {
     const views = data.nodes.flatMap((node) =>
       node.outputs.map((tensor, i) => ({ node, tensor, name: i ? tensor : node.name })));
-    const byName = {}, writer = {};
+    // names are a model's own: "constructor" is nothing but a name
+    const own = (record) => Object.assign(Object.create(null), record);
+    const byName = own(), writer = own();
     for (const view of views) {
       writer[view.tensor] = view;
       byName[view.tensor] ??= view;
     }
     for (const view of views) byName[view.name] = view;
-    return { data, views, byName, writer, constants: new Map() };
+    const [tensors, packed] = [own(data.tensors), own(data.constants)];
+    return {
+      data: { ...data, tensors, constants: packed }, views, byName, writer, constants: new Map(),
+    };
   }
 
   // A tensor of one run, { name, dtype, shape, values }, or null: the page has no values of it.

@@ -275,7 +275,7 @@
   }
 
   globalThis.qlinearParts = {
-    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, endsOf, Picture, chart,
-    CHART, tapTables, formula, copy,
+    make, part, option, button, field, number, palette, shade, reachOf, scaleOf, endsOf, Picture,
+    chart, CHART, tapTables, formula, copy,
   };
 }

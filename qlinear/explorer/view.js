@@ -89,10 +89,11 @@
         if (key === "layer" && !network.byName[value])
           wrong.push(`there is no layer ${value.slice(0, 40)}`);
         else if (key === "layer") wanted.layer = network.byName[value].name;
-        else if (key in state && !/^\d+$/.test(value))
+        else if (Object.hasOwn(state, key) && !/^\d+$/.test(value))
           wrong.push(`${key} is a whole number from 0, not ${value.slice(0, 20)}`);
-        else if (key in state) wanted[key] = Number(value);
-        else if (Q.SWITCHES[key]?.choices.some(([name]) => name === value)) wanted[key] = value;
+        else if (Object.hasOwn(state, key)) wanted[key] = Number(value);
+        else if (Object.hasOwn(Q.SWITCHES, key) &&
+          Q.SWITCHES[key].choices.some(([name]) => name === value)) wanted[key] = value;
         else wrong.push(`${key.slice(0, 20)}=${value.slice(0, 20)} means nothing here`);
       }
       for (const key of Object.keys(Q.SWITCHES)) this.what[key] = wanted[key] ?? "";
@@ -338,7 +339,7 @@
     buildWhat() {
       this.switchBox = part("explorer-switches");
       this.count = make("p", { className: "explorer-count", aria: { role: "status" } });
-      this.whatTitle = make("h3", { textContent: "What if" });
+      this.whatTitle = make("p", { className: "explorer-heading", textContent: "What if" });
       this.compare = button("compare the whole layer", () => { this.asked = true; this.sweep(); });
       this.next = button("next one that differs", () => this.nextDifference());
       return make("section", { className: "explorer-what", aria: { "aria-label": "what if" } },
