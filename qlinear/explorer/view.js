@@ -726,7 +726,7 @@
       if (!made?.taps.length) return;
       const width = Math.max(240, Math.round(this.chart.clientWidth) || 420);
       this.chart.innerHTML =
-        chart(made.taps, this.state.mac, width, 140, this.isLinear);
+        chart(made.taps, this.state.mac, width, this.small ? 140 : 156, this.isLinear);
     }
 
     // of nodes without products: their operands, and where those come from
