@@ -21,7 +21,7 @@ The format, which JSON holds::
      "labels": {"logits": ["cat", "dog"]},                  of a vector's elements
      "runs": [
        {"name": "photo.png", "picture": "data:image/png;base64,..." or "",
-        "arguments": "--input photo.png",                  of a command for the same run
+        "arguments": "--input photo.png",                  of a command for the same run, or null
         "shapes": {},                   of tensors that have another shape in this run
         "values": {"conv1_q": ["int8", "gIGC..."]}}]}      what ONNX Runtime computed
 
@@ -72,7 +72,8 @@ class Run:
     values: dict[str, np.ndarray]  # every tensor by name, the inputs too (:func:`ort_values`)
     name: str  # such as the input's file
     picture: np.ndarray | None = None  # uint8 (H, W) or (H, W, 3): the input, if it is an image
-    arguments: Sequence[str] = field(default=())  # of a command for the same run: --input FILE ...
+    # of a command for the same run, such as --input FILE; None where no command has its input
+    arguments: Sequence[str] | None = field(default=())
 
 
 def ort_values(network: Network, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -182,11 +183,13 @@ def page_data(
     }
 
 
-def html(data: dict, *, title: str) -> str:
+def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) -> str:
     """One page with everything inside: it opens from a file, without a network, and in a frame.
 
     Args:
         data: of :func:`page_data`, its values included.
+        start: the element that is shown first, as an address names it.
+        notes: what the page says of itself, a paragraph each.
     """
     scripts = [
         f"window.QLINEAR_EXPLORER = {in_script(data)};",
@@ -202,7 +205,10 @@ def html(data: dict, *, title: str) -> str:
             f"<style>\n{packaged(STYLE)}</style>",
             '</head>\n<body class="explorer-page">\n<main>',
             f"<h1>{_escaped(title)}</h1>",
-            "<div data-explorer data-linked><p>The explorer needs JavaScript.</p></div>\n</main>",
+            f'<div data-explorer data-linked data-start="{_escaped(start)}">',
+            "<p>The explorer needs JavaScript.</p></div>",
+            *(f'<p class="explorer-note">{_escaped(note)}</p>' for note in notes),
+            "</main>",
             *(f"<script>\n{script}\n</script>" for script in scripts),
             "</body>\n</html>\n",
         ]
@@ -263,7 +269,7 @@ def _run(run: Run, around: Collection[str], tensors: dict) -> dict:
     return {
         "name": run.name,
         "picture": _png(run.picture) if run.picture is not None else "",
-        "arguments": shlex.join(run.arguments),
+        "arguments": None if run.arguments is None else shlex.join(run.arguments),
         "shapes": shapes,
         "values": {name: stored(value) for name, value in values.items()},
     }
@@ -408,4 +414,4 @@ def packaged(name: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

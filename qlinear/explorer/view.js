@@ -494,7 +494,7 @@
       }
       [...this.strip?.children ?? []].forEach((img, i) =>
         img.classList.toggle("now", i === state.image));
-      this.copyCommand.hidden = !this.view.node.steps;
+      this.copyCommand.hidden = !this.view.node.steps || this.run.arguments === null;
       this.copyLink.hidden = !/^(https?|file):/.test(this.link() || "");
     }
 
