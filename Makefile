@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
 CACHE := $(CURDIR)/_build/.jupyter_cache
 CHAPTERS := $(wildcard notebooks/*.ipynb)
-STATIC := $(wildcard tools/sphinx/*.py) book/static/book.css \
+STATIC := $(wildcard tools/sphinx/*.py book/static/*.css book/static/*.js book/static/*.png) \
 	$(addprefix book/static/explorer/,inference.js view.js)
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --custom-compile-command "make lock" $(UPGRADE)

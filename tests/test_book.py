@@ -1,6 +1,7 @@
 """The site as built (make book comes first); the chapters are test_notebooks.py's."""
 
 import functools
+import gzip
 import http.server
 import importlib.util
 import io
@@ -9,17 +10,20 @@ import re
 import subprocess
 import sys
 import threading
+from html import unescape
 
 import numpy as np
 import pytest
 from conftest import ROOT, needs
 from fontTools.ttLib import TTFont
+from PIL import Image
 from pypdf import PdfReader
 
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.ort import tensors
 from tools.browser import chromium
+from tools.sphinx.citations import label, labels
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HTML = ROOT / "_build" / "html"
@@ -64,10 +68,8 @@ def browser():
 
 def pages() -> list[str]:
     return sorted(
-        name
-        for path in HTML.rglob("*.html")
-        if "_static" not in path.parts and (name := str(path.relative_to(HTML))) != "index.html"
-    )  # index.html only leads on to the front page
+        str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts
+    )
 
 
 def test_no_page_names_a_script_or_style_of_another_host():
@@ -76,7 +78,8 @@ def test_no_page_names_a_script_or_style_of_another_host():
     for page in pages():
         html = (HTML / page).read_text()
         loads = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=[\"'](https?:[^\"']*)", html)
-        loads += re.findall(r"<link[^>]*\bhref=[\"'](https?:[^\"']*)", html)
+        links = re.findall(r"<link\b[^>]*>", html)  # where the page itself is published is no load
+        loads += [link for link in links if "https:" in link and 'rel="canonical"' not in link]
         assert not loads and "unpkg.com" not in html and "jsdelivr" not in html, page
 
 
@@ -126,23 +129,28 @@ def test_no_serious_accessibility_violation(site, browser, theme):
 def test_figures_stand_on_the_pages_own_ground(site, browser, theme):
     context = browser.new_context(color_scheme=theme)
     page = context.new_page()
-    page.goto(f"{site}/notebooks/00-start.html")
-    page.wait_for_selector(".picture svg")
-    ground = "e => getComputedStyle(e.closest('.text_html')).backgroundColor"
-    assert page.locator(".picture").first.evaluate(ground) == "rgba(0, 0, 0, 0)"
+    page.goto(f"{site}/notebooks/02-qlinearconv.html")
+    page.wait_for_selector("figure .picture svg")
+    grounds = """e => [e, e.closest('figure'), e.closest('.cell_output')].map(
+        (part) => getComputedStyle(part).backgroundColor)"""
+    assert set(page.locator(".picture").first.evaluate(grounds)) == {"rgba(0, 0, 0, 0)"}
     same = "e => getComputedStyle(e).color === getComputedStyle(document.body).color"
     assert page.locator(".picture svg").first.evaluate(same)
     context.close()
 
 
-def test_no_page_weighs_a_megabyte(site, browser):
+def test_no_page_transfers_more_than_500_kilobytes_or_waits_for_a_script(site, browser):
     for name in pages():
         page, weights = browser.new_page(), []
-        page.on("requestfinished", lambda r, w=weights: w.append(r.sizes()["responseBodySize"]))
+        page.on("response", lambda r, w=weights: w.append(len(gzip.compress(r.body()))))
         page.goto(f"{site}/{name}")
         page.wait_for_load_state("networkidle")
-        assert sum(weights) < 1_000_000, f"{name}: {sum(weights):,} bytes"
+        assert sum(weights) <= 500_000, f"{name}: {sum(weights):,} bytes"
         page.close()
+        head = (HTML / name).read_text().partition("</head>")[0]
+        assert not re.findall(r"<script(?! defer)[^>]* src=", head), name
+        # the site's style sheet, and KaTeX's where there are equations
+        assert len(re.findall(r'rel="stylesheet"', head)) <= 2, name
 
 
 def test_icons_and_equations_are_drawn_without_scripts(site, browser):
@@ -168,11 +176,133 @@ def test_icons_and_equations_are_drawn_without_scripts(site, browser):
     page.close()
 
 
-def test_search_finds(site, browser):
+SOUGHT = {
+    "zero point": "02-qlinearconv",
+    "accumulator width": "06-accumulators",
+    "ties to even": "02-qlinearconv",
+    "padding": "02-qlinearconv",
+    "reciprocal": "01-boundary",
+    "ADC": "09-analog",
+}
+
+
+def test_search_finds_the_chapter_and_shows_what_it_says(site, browser):
     page = browser.new_page()
-    page.goto(f"{site}/search.html?q=padding")
-    page.wait_for_selector("ul.search li a")
-    assert "qlinearconv" in page.locator("ul.search").inner_html()
+    for query, chapter in SOUGHT.items():
+        page.goto(f"{site}/search.html?q={query.replace(' ', '+')}")
+        first = page.locator("#search-results section").first
+        assert chapter in first.locator("h2 a").get_attribute("href"), query
+        assert query.split()[0].lower()[:3] in first.locator("mark").first.inner_text().lower()
+        for link in first.locator("h3 a").all():
+            target, anchor = re.match(r"([^#]+)#([^:]+)", link.get_attribute("href")).groups()
+            assert f'id="{anchor}"' in (HTML / target).read_text()
+    shown = page.locator("#search-results").inner_text()
+    assert "Show code" not in shown and "Launch" not in shown and ".ipynb" not in shown
+    # opened from a folder too
+    page.goto((HTML / "search.html").as_uri() + "?q=padding")
+    page.locator("#search-results mark").first.wait_for()
+    page.close()
+
+
+def test_every_page_says_what_and_where_it_is():
+    needs(HTML.is_dir(), "the built site (make book)")
+    said, sitemap = {}, (HTML / "sitemap.xml").read_text()
+    for name in pages():
+        html = (HTML / name).read_text()
+        assert '<html lang="en"' in html, name
+        if name == "404.html":
+            continue
+        found = [
+            re.search(pattern, html)[1]
+            for pattern in (
+                r"<title>([^<]+)</title>",
+                r'<meta name="description" content="([^"]+)"',
+                r'<link rel="canonical" href="([^"]+)"',
+            )
+        ]
+        title, about, address = found
+        assert len(unescape(about)) <= 160, name
+        assert f'property="og:url" content="{address}"' in html
+        assert f'property="og:description" content="{about}"' in html
+        if name != "search.html":
+            assert f"<loc>{address}</loc>" in sitemap, name
+        said.setdefault((title, about, address), []).append(name)
+    # no two pages say the same, but that the front page has its old place too
+    assert [names for names in said.values() if len(names) > 1] == [
+        ["index.html", "notebooks/00-start.html"]
+    ]
+    for part in zip(*said, strict=True):
+        assert len(set(part)) == len(part)
+    assert "sitemap.xml" in (HTML / "robots.txt").read_text()
+
+
+def test_every_link_within_the_site_leads_somewhere():
+    needs(HTML.is_dir(), "the built site (make book)")
+    texts = {name: (HTML / name).read_text() for name in pages()}
+    names = {page: set(re.findall(r'\bid="([^"]+)"', html)) for page, html in texts.items()}
+    for page, html in texts.items():
+        for link in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', html):
+            if re.match(r"[a-z]+:", link) or link == "/":
+                continue
+            path, _, anchor = unescape(link).partition("#")
+            target = (HTML / page).parent / path if path else HTML / page
+            assert target.exists(), f"{page}: {link}"
+            inside = str(target.resolve().relative_to(HTML.resolve()))
+            if anchor and inside in names and "=" not in anchor:  # "image=3…": the explorer's
+                assert anchor in names[inside], f"{page}: {link}"
+
+
+def test_citations_are_the_labels_of_the_bibliography():
+    link = re.compile(r"\[([^\]\[]+)\]\((?:\.\./book/)?bibliography\.md#([\w-]+)\)")
+    for path in [*CHAPTERS, *(ROOT / "book").glob("*.md")]:
+        for text, key in link.findall(path.read_text()):
+            assert text == label(key), path.name
+    needs(HTML.is_dir(), "the built site (make book)")
+    html = (HTML / "book" / "bibliography.html").read_text()
+    listed = re.findall(r'class="label">.*?</span>([^<]+)<span', html)
+    assert [*map(unescape, listed)] == sorted(labels().values(), key=str.lower)
+
+
+def test_the_focus_is_seen_on_every_control(site, browser):
+    page = browser.new_page()
+    page.goto(f"{site}/notebooks/02-qlinearconv.html")
+    seen = """() => { const e = document.activeElement, style = getComputedStyle(e);
+        const hidden = e.closest("#pst-skip-link") || e.matches("body, #main-content");
+        return [e.outerHTML.slice(0, 90), hidden || style.outlineStyle === "solid",
+            e.classList.contains("headerlink")] }"""
+    permalinks = 0
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        control, outlined, permalink = page.evaluate(seen)
+        assert outlined, control
+        permalinks += permalink
+        if permalink:
+            assert page.evaluate("getComputedStyle(document.activeElement).opacity") == "1"
+    assert permalinks
+    page.close()
+
+
+@pytest.mark.parametrize("drawer", ["primary", "secondary"])
+def test_the_drawer_closes_on_a_phone(site, browser, drawer):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{site}/notebooks/02-qlinearconv.html")
+    page.locator(f".{drawer}-toggle").click()
+    opened = page.locator("dialog[open]")
+    assert opened.count() == 1
+    opened.locator('a[href^="#"]').last.click()
+    assert opened.count() == 0
+    page.close()
+
+
+def test_prose_has_a_readable_measure(site, browser):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    lengths = """() => [...document.querySelectorAll("section > p:not(:has(.katex))")].map((p) => {
+        const lines = p.getBoundingClientRect().height / parseFloat(getComputedStyle(p).lineHeight);
+        return [Math.round(lines), p.innerText.length / Math.round(lines)] })"""
+    for name in pages():
+        page.goto(f"{site}/{name}")
+        for lines, letters in page.evaluate(lengths):
+            assert lines < 4 or letters < 80, name
     page.close()
 
 
@@ -182,7 +312,10 @@ def test_launch_and_download_buttons_are_there(site, browser):
     html = page.content()
     assert "colab.research.google.com" in html and "mybinder.org" in html
     assert 'href="../_sources/notebooks/02-qlinearconv.ipynb"' in html
-    assert re.search(r'property="og:image" content="https://[^"]+/_static/explorer\.png"', html)
+    assert re.search(r'property="og:image" content="https://[^"]+/_static/preview\.png"', html)
+    with Image.open(HTML / "_static" / "preview.png") as picture:
+        assert picture.size == (1200, 630)
+    assert (HTML / "_static" / "preview.png").stat().st_size < 150_000
     page.close()
 
 
@@ -201,6 +334,20 @@ def test_the_pdf_holds_the_whole_book():
     addresses = [str(link["/A"].get("/URI", "")) for link in links if "/A" in link]
     assert any("/Dest" in link for link in links)  # from chapter to chapter
     assert not [a for a in addresses if not a.startswith("https://") and a]
+    texts = [page.extract_text() for page in pdf.pages]
+    assert re.search(r"Version \d", texts[0]) and "CC BY 4.0" in texts[0]
+    assert "Show code" not in "".join(texts)
+    contents = "".join(texts[1:4])
+    for path in CHAPTERS[1:]:
+        number = int(path.stem[:2])
+        listed = int(re.search(rf"^{number}\. .*?(\d+)$", contents, re.M)[1])
+        assert re.search(rf"^{number}\. ", texts[listed - 1], re.M), path.stem
+    # every page has something on it besides its number
+    assert min(len(text.strip()) for text in texts) > 40
+    assert any("pixel explorer: https://" in " ".join(text.lower().split()) for text in texts)
+    # and the site offers it
+    assert (HTML / "book.pdf").read_bytes() == (ROOT / "_build" / "book.pdf").read_bytes()
+    assert all('book.pdf"' in (HTML / name).read_text() for name in pages() if name != "404.html")
 
 
 def test_the_cheat_sheet_prints_on_one_page(site, browser):

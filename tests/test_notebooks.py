@@ -309,6 +309,82 @@ def test_prose_reads_well_without_the_site(path):
         assert own.endswith(f"#figure-{chapter}-{section}")
 
 
+# --- the glossary, and the questions
+
+
+# a term that not every reader knows, by its entry in the glossary
+TERMS = {
+    "adc": "ADCs?",
+    "crossbar": "[Cc]rossbars?",
+    "fma": "FMA",
+    "golden-vectors": "[Gg]olden vectors?",
+    "mac": "MACs?",
+    "qdq": "QDQ",
+    "qoperator": "QOperator",
+    "sqnr": "SQNR",
+    "vnni": "VNNI",
+}
+
+
+@each_chapter
+def test_terms_are_linked_from_their_first_use(path):
+    whole = prose(path)
+    # not in code, in headings, nor (there it may be) in the result, to be read at a glance
+    for left_out in (r"^```.*?^```", r"`[^`\n]*`", r"^#+ .*?$"):
+        whole = re.sub(left_out, "", whole, flags=re.M | re.S)
+    text = re.sub(r"^\*\*Result\.\*\* .*?\n\n", "", whole, count=1, flags=re.M | re.S)
+    for entry, term in TERMS.items():
+        first = re.search(rf"(?<![\w-])(?:{term})(?![\w-])", text)
+        pattern = re.compile(rf"\[[^\]]*\]\(\.\./book/notation\.md#{entry}\)")
+        link = pattern.search(text)
+        if first and (link or not pattern.search(whole)):
+            assert link, f"{first[0]} is not linked"
+            assert link.start() <= first.start(), f"{first[0]} is used before its link"
+
+
+def test_the_glossary_has_an_entry_for_each_term():
+    text = (ROOT / "book" / "notation.md").read_text()
+    entries = [title.lower().replace(" ", "-") for title in re.findall(r"^### (.+)$", text, re.M)]
+    assert set(TERMS) <= set(entries)
+    assert entries == sorted(entries)
+
+
+def everything(path: Path) -> str:
+    """All of a chapter that can be read: prose, code, and outputs without their pictures."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        parts.append(source(cell))
+        for output in cell.get("outputs", []):
+            shown = {"text": output.get("text", "")} | output.get("data", {})
+            parts += ["".join(text) for kind, text in shown.items() if kind.startswith("text")]
+    return "\n".join(parts)
+
+
+def digits(text: str) -> str:
+    """Text on one line, with a hyphen for a minus sign, and nothing between thousands."""
+    text = " ".join(text.replace("\N{MINUS SIGN}", "-").replace("*", "").split())
+    return re.sub(r"(?<=\d)[,_](?=\d{3})", "", text)
+
+
+# a small number is found anywhere, so it is taken with the end of its range and with its unit
+NUMBER = r"-?\d+(?:\.\d+)?"
+QUANTITY = re.compile(rf"(?<![\w.-]){NUMBER}(?: to {NUMBER})?(?: bits| dB)?")
+
+
+@pytest.mark.parametrize("page", ["questions", "notation"])
+def test_numbers_of_the_answers_are_in_the_chapters_that_they_name(page):
+    chapters = {path.stem: digits(everything(path)) for path in CHAPTERS}
+    text = (ROOT / "book" / f"{page}.md").read_text()
+    numbers = 0
+    for answer in re.split(r"\n\n(?=\*\*|### )", text)[1:]:
+        named = "".join(chapters[name] for name in re.findall(r"notebooks/([\w-]+)\.ipynb", answer))
+        words = re.sub(r"\]\([^)]*\)|`[^`]*`", "", answer)
+        for found in QUANTITY.findall(digits(words)):
+            numbers += 1
+            assert re.search(rf"(?<![\d.]){re.escape(found)}(?!\d)", named), (found, answer)
+    assert numbers > 30
+
+
 def test_tables_and_figures_are_made_in_folded_cells():
     for path in LESSONS:
         for cell in code_cells(path):
@@ -344,7 +420,7 @@ def test_a_new_chapter_already_passes(tmp_path):
         test_figures_have_a_picture_a_number_a_caption_and_a_text,
         test_a_chapter_opens_with_what_a_reader_asks_first, test_a_chapter_holds_the_five_things,
         test_a_chapter_ends_with_summary_exercises_and_a_way_on,
-        test_prose_reads_well_without_the_site,
+        test_prose_reads_well_without_the_site, test_terms_are_linked_from_their_first_use,
     ):  # fmt: skip
         check(path)
     nbformat.validate(nbformat.read(path, as_version=4))

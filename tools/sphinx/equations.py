@@ -42,7 +42,7 @@ def set_equations(page: str, rendered: Callable[[str, bool], str]) -> str:
     page = re.sub(r"\s*<script[^>]*(?:katex|auto-render)[^>]*></script>", "", page)
     page = MATH.sub(one, page)
     if 'class="katex' not in page:
-        page = re.sub(r"\s*<link[^>]*katex[^>]*/>", "", page)
+        page = re.sub(r"\s*<link[^>]*katex\.min[^>]*/>", "", page)
     return page
 
 

@@ -1,6 +1,7 @@
 """Sphinx extension: pages load no script, style rule or icon that they do not need."""
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -20,9 +21,51 @@ def forget_thebe(app, pagename, templatename, context, doctree) -> None:
     ]
 
 
-def without_icon_script(page: str) -> str:
-    """The icons are in the theme's style sheet and fonts; the script (1.5 MB) draws them again."""
-    return re.sub(r"\s*<script[^>]*fontawesome\.js[^>]*></script>", "", page)
+# scripts that no page of ours needs: the icons are in the style sheet and the fonts (the script, of
+# 1.5 MB, draws them again), the search is our own, and there are neither tabs nor shortcuts
+UNUSED = "fontawesome|doctools|sphinx_highlight|design-tabs"
+SHEET = re.compile(r'\s*<link [^>]*href="(?:\.\./)*_static/([^"?]+\.css)[^"]*"[^>]*>')
+SITE, KATEX = "site.css", "katex.min"
+
+
+def without_waiting(page: str) -> str:
+    """The page with the scripts it needs, and none of them holding up its first paint."""
+    page = re.sub(rf"\s*<script[^>]*(?:{UNUSED})\.js[^>]*></script>", "", page)
+    page = re.sub(r"\s*<script>DOCUMENTATION_OPTIONS\.[^<]*</script>", "", page)
+    page = re.sub(r'\s*<link rel="preload" as="script"[^>]*>', "", page)
+    head, end, body = page.partition("</head>")
+    return re.sub(r"<script (?=src=)", "<script defer ", head) + end + body
+
+
+def join_styles(site: Path) -> None:
+    """Put the theme's and our style sheets into one, for every page; KaTeX's stays alone."""
+    names: list[str] = []
+    for path in site.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        found = [name for name in SHEET.findall(page) if KATEX not in name and name != SITE]
+        if not found:
+            continue  # not written anew since
+        names = max(names, found, key=len)
+        up = "../" * (len(path.relative_to(site).parts) - 1)
+        first = SHEET.search(page).start()
+        page = SHEET.sub(lambda link: link[0] if KATEX in link[1] else "", page)
+        link = f'\n<link rel="stylesheet" href="{up}_static/{SITE}">'
+        path.write_text(page[:first] + link + page[first:], encoding="utf-8")
+    if names:
+        sheets = [rebased(site / "_static" / name, site / "_static") for name in names]
+        (site / "_static" / SITE).write_text("\n".join(sheets), encoding="utf-8")
+
+
+def rebased(sheet: Path, folder: Path) -> str:
+    """A style sheet as it reads in a file of ``folder``, with the files that it names."""
+
+    def name(found: re.Match) -> str:
+        return f"url({os.path.relpath(sheet.parent / found[1], folder)})"
+
+    css = re.sub(r"@charset[^;]*;", "", sheet.read_text(encoding="utf-8"))
+    imported = re.compile(r"""@import (?:url\()?["']?([^"')]+)["']?\)?;""")
+    css = imported.sub(lambda found: rebased(sheet.parent / found[1], sheet.parent), css)
+    return re.sub(r"""url\(["']?(?!data:|#|https?:)([^"')]+)["']?\)""", name, css)
 
 
 def without_plain_spans(page: str) -> str:
@@ -67,11 +110,13 @@ def wanted(selector: list, names: set[str]) -> bool:
 
 
 def words(site: Path) -> set[str]:
-    """Every word of the site's pages and scripts: no class that is used has another name."""
+    """Every class of the site's pages, and every word of its scripts, which may be one."""
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    classes = re.findall(r'\bclass="([^"]*)"', "\n".join(pages))
     scripts = [path for path in (site / "_static").rglob("*.js") if path.name != "fontawesome.js"]
-    paths = [*site.rglob("*.html"), *scripts]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
-    return set(re.findall(r"-?[A-Za-z_][\w-]*", text))
+    texts = [path.read_text(encoding="utf-8") for path in scripts]
+    names = re.findall(r"-?[A-Za-z_][\w-]*", "\n".join(texts))
+    return {*" ".join(classes).split(), *names}
 
 
 def slim_styles(site: Path) -> set[int]:
@@ -98,7 +143,8 @@ def slim_fonts(site: Path, icons: set[int]) -> None:
 def finish(app, exception: Exception | None) -> None:
     if is_built(app, exception):
         site = Path(app.outdir)
-        rewrite_pages(site, lambda page: without_plain_spans(without_icon_script(page)))
+        rewrite_pages(site, lambda page: without_plain_spans(without_waiting(page)))
+        join_styles(site)
         slim_fonts(site, slim_styles(site))
 
 

@@ -1,4 +1,4 @@
-"""Sphinx extension: what the theme leaves to us (its mode, accessibility, previews of links)."""
+"""Sphinx extension: what the theme leaves to us (its mode, accessibility)."""
 
 import os
 import re
@@ -17,30 +17,30 @@ MENDED = (
     ),
     # a list role without list items
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    # what is read belongs to a landmark
+    (r'<div id="pst-primary-sidebar" ', r'<div id="pst-primary-sidebar" role="complementary" '),
+    # figures carry a number of their own
+    (r'<span class="caption-number">[^<]*</span>', ""),
+    # a second table of contents with a second <h1>, for print alone
+    (r'(?s)<div id="jb-print-docs-body".*?(?=<div id="searchbox">)', ""),
+    # dark from the first paint where the system is dark
+    (
+        r"document\.documentElement\.dataset\.theme = localStorage[^;]*;",
+        "{ const root = document.documentElement.dataset; root.theme = root.mode !== 'auto' ? "
+        "root.mode : matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'; }",
+    ),
 )
 
 
 def configure(app, config) -> None:
     """One search field; a theme mode; source and launch buttons for the publishing repository."""
     config.html_theme_options["navbar_persistent"] = []
+    config.html_theme_options["primary_sidebar_end"] = []
     # without it the theme's script writes an error to the console
     config.html_context["default_mode"] = "auto"
     repository = os.environ.get("GITHUB_REPOSITORY")
     if repository:
         config.html_theme_options["repository_url"] = f"https://github.com/{repository}"
-
-
-def preview(app, pagename, templatename, context, doctree) -> None:
-    """What other sites show of a link; the picture has to be named with the site's address."""
-    owner, name = app.config.html_theme_options["repository_url"].split("/")[-2:]
-    title = f"{context.get('title', '')}: {app.config.html_title}".replace('"', "&quot;")
-    tags = [("og:type", "article"), ("og:title", re.sub(r"<[^>]+>", "", title))]
-    tags += [("og:description", "What ONNX Runtime computes for an INT8 network, to the bit.")]
-    picture = f"https://{owner.lower()}.github.io/{name}/_static/explorer.png"
-    tags += [("og:image", picture), ("twitter:card", "summary_large_image")]
-    context["metatags"] = context.get("metatags", "") + "".join(
-        f'<meta property="{key}" content="{value}">\n' for key, value in tags
-    )
 
 
 def mended(page: str) -> str:
@@ -57,6 +57,5 @@ def finish(app, exception: Exception | None) -> None:
 
 def setup(app) -> dict:
     app.connect("config-inited", configure)
-    app.connect("html-page-context", preview)
     app.connect("build-finished", finish)
     return {"version": "1", "parallel_read_safe": True}
