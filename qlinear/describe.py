@@ -82,7 +82,7 @@ def extract(model: Model) -> dict:
             "name": node.name,
             "op_type": node.op_type,
             "domain": node.domain or "ai.onnx",
-            "attributes": {k: in_json(node, k, _attribute(v)) for k, v in node.attributes.items()},
+            "attributes": {k: in_json(node, k, attribute(v)) for k, v in node.attributes.items()},
             "inputs": inputs,
             "outputs": [tensor(name) for name in node.outputs if name],
         }
@@ -151,7 +151,7 @@ def inspected(network: Network) -> list[dict]:
             row[f"{kind}s"] = ", ".join(
                 f"{k[: -len(kind) - 1]} {_ends(v)}" for k, v in given.items()
             )
-        row["attributes"] = ", ".join(f"{k}={_attribute(v)}" for k, v in node.attributes.items())
+        row["attributes"] = ", ".join(f"{k}={attribute(v)}" for k, v in node.attributes.items())
         row["bits"] = _bits(network, node)
         rows.append(row)
     return rows
@@ -194,7 +194,7 @@ def _plain(constant: np.ndarray):
     return constant.tolist()
 
 
-def _attribute(value):
+def attribute(value):
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value if isinstance(value, int | float | str | list) else str(type(value).__name__)

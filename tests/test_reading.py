@@ -28,6 +28,7 @@ def test_figures_are_in_the_page_with_caption_and_address(path):
     for chapter, own, inside in shown:
         # the drawing itself, which takes the page's colours, not a picture of it
         assert "<svg" in inside and "currentColor" in inside and "<img" not in inside
+        assert "background:white" not in inside  # which is for notebooks
         caption = re.search(r"<figcaption>(.*?)</figcaption>", inside, re.DOTALL)[1]
         text = re.sub(r"<[^>]+>", "", caption).strip()
         assert text.startswith(f"Figure {chapter}.{own}. ")

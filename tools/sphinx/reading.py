@@ -37,7 +37,7 @@ def cited(app, docname: str, source: list[str]) -> None:
 def in_page(path: Path) -> nodes.raw:
     """An SVG file as a part of the page, which gives it its colours."""
     svg = path.read_text(encoding="utf-8")
-    width = re.search(r'width="(\d+)" height="\d+" ', svg)
+    width = re.search(r'width="(\d+)" height="\d+" (?:style="background:white" )?', svg)
     # the page's style gives the height; a page narrower than the figure makes it smaller
     style = f'style="width:100%;max-width:{width[1]}px;height:auto" '
     svg = svg[svg.index("<svg") :].replace(width[0], style, 1)
