@@ -36,7 +36,7 @@ def exact(value) -> str:
     """A number as text that reads back as the same number: float32 with 9 significant digits."""
     value = np.asarray(value)
     if value.dtype == np.float32:
-        return f"{value.item():.9g}"
+        return f"{value.item():,.9g}"
     return f"{value.item():,}" if value.dtype.kind in "iu" else str(value.item())
 
 
