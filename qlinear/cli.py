@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, engine, oracle, vectors
+from qlinear import describe, elements, engine, oracle, vectors
 from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
@@ -27,6 +27,7 @@ EXAMPLES = f"""examples:
   qlinear validate MODEL.onnx --input photo.png
   qlinear run MODEL.onnx --input ids=ids.npy --input mask=mask.npy --out tensors.npz
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
+  qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
 
 {STATUS_TABLE}"""
@@ -218,35 +219,106 @@ def _convolution(network: Network, name: str | None) -> Node:
 
 
 def explain(args: argparse.Namespace) -> int:
-    """Work out one output element of a QLinearConv, step by step."""
+    """Work out one output element of a node, step by step, beside ONNX Runtime's."""
     model = load(args.model)
     feeds = read_feeds(model, args.input)[0].values
     network = oracle.settle(model, feeds)
-    node = _convolution(network, args.node)
-    conv = network.graph.conv(node)
-    session = oracle.open_graph(network, (node.inputs[0], node.outputs[0]))
+    graph = network.graph
+    node = network.node(args.node) if args.node else _first(graph)
+    tensor = args.node if args.node in node.outputs else node.outputs[0]
+    session = oracle.open_graph(network, [*filter(None, node.inputs), tensor])
     values = feeds | oracle.outputs(model, session, feeds)
-    x, y = values[node.inputs[0]], values[node.outputs[0]]
-    at = tuple(args.pixel) if args.pixel else (0,) * (y.ndim - 2)
-    where = (args.image, args.channel, *at)
-    if len(where) != y.ndim or not all(0 <= v < n for v, n in zip(where, y.shape, strict=True)):
-        raise UnusableInput(
-            f"{args.model}: node {node.name}: y has shape {y.shape}, counted from 0; image "
-            f"{args.image}, channel {args.channel}, pixel {','.join(map(str, at))} is not in it"
-        )
-    try:
-        element = work(x, conv, args.image, args.channel, at)
-    except UnusableInput as error:
-        raise UnusableInput(f"{args.model}: node {node.name}: {error}") from None
-    theirs = y[where]
-    title = f"{printable(node.name)}: output channel {args.channel}, position {at}"
-    sections = explained(conv, element, theirs)
+    theirs = np.asarray(values[tensor])
+    where = _where(args, node, theirs.shape)
+    element = elements.explain(graph, node, values, tensor, where)
+    constant = all(name in graph.constants for name in node.inputs[1:] if name)
+    if node.operator == "QLinearConv" and constant:
+        place = f"output channel {args.channel if args.at is None else where[1]}, "
+        place += f"position {where[2:]}"
+        worked = work(values[node.inputs[0]], graph.conv(node), where[0], where[1], where[2:])
+        sections = explained(graph.conv(node), worked, theirs[where])
+    else:
+        place = f"{printable(tensor)}[{', '.join(map(str, where))}]"
+        sections = pages(graph, node, values, element, theirs[where])
+    title = f"{printable(node.name)}: {place}"
     if args.markdown:
         print(f"## {title}\n")
         print("\n\n".join(f"```\n{section}\n```" for section in sections))
     else:
         print("\n\n".join([title, *sections]))
-    return int(element.y != theirs)
+    return int(not _same(element.y, theirs[where]))
+
+
+def _first(graph: Model) -> Node:
+    """The first convolution; else the first node for which there is an explanation."""
+    explained = [n for n in graph.nodes if elements.has_explanation(n)]
+    found = [n for n in explained if n.operator == "QLinearConv"] or explained
+    if not found:
+        kinds = ", ".join(sorted({n.operator for n in graph.nodes}))
+        raise UnusableInput(f"{graph.path}: nothing to explain: ONNX Runtime runs {kinds}")
+    return found[0]
+
+
+def _where(args: argparse.Namespace, node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index that is asked for: --at, or --image, --channel and --pixel."""
+    if args.at is not None:
+        where, said = tuple(args.at), f"--at {','.join(map(str, args.at))}"
+    else:
+        pixel = args.pixel or (0,) * (len(shape) - 2)
+        where = (args.image, args.channel, *pixel)
+        if len(shape) < 2 and not any((*where, args.pixel)):
+            where = (0,) * len(shape)
+        said = f"image {args.image}, channel {args.channel}, pixel {','.join(map(str, pixel))}"
+    if len(where) != len(shape) or not all(0 <= v < n for v, n in zip(where, shape, strict=True)):
+        raise UnusableInput(
+            f"{args.model}: node {node.name}: y has shape {shape}, counted from 0; {said} is not "
+            "in it"
+        )
+    return where
+
+
+def _same(ours: np.generic, theirs: np.generic) -> bool:
+    """Equal, in type too; NaN equals NaN."""
+    return ours.dtype == theirs.dtype and bool(
+        ours == theirs or (ours != ours) & (theirs != theirs)
+    )
+
+
+def pages(
+    graph: Model, node: Node, values: dict, element: elements.Element, theirs: np.generic
+) -> list[str]:
+    """The pages of an explanation of any operator: parameters, terms, steps, verdict."""
+    tensors = graph.constants | values
+    parameters = [
+        {"input": name, "value": describe.value(tensors[actual])}
+        for name, actual in graph.names(node).items()
+        if describe.is_parameter(name)
+    ]
+    shown = [table(parameters)] if parameters else []
+    if element.terms:
+        shown.append(table(_rows(element.terms)))
+    shown.append(table(_steps(element.steps)))
+    verdict = "equal" if _same(element.y, theirs) else "DIFFERENT"
+    return [*shown, f"ONNX Runtime: {theirs} ({verdict})"]
+
+
+def _rows(terms: dict[str, np.ndarray], most: int = 64) -> list[dict]:
+    """The rows of a table of terms; of a long one the first and the last."""
+    count = len(next(iter(terms.values())))
+    shown = range(count) if count <= most else [*range(most - 8), None, *range(count - 7, count)]
+    return [
+        {"term": i, **{name: str(v[i]) for name, v in terms.items()}}
+        if i is not None
+        else {"term": f"… {count} in all", **dict.fromkeys(terms, "…")}
+        for i in shown
+    ]
+
+
+def _steps(steps: Iterable[tuple]) -> list[dict]:
+    return [
+        {"step": name, "value": str(value), "dtype": np.asarray(value).dtype.name}
+        for name, value in steps
+    ]
 
 
 def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
@@ -263,10 +335,7 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
         {"input channel": c, f"sum of {taps} products": int(s), "running sum": int(r)}
         for c, (s, r) in enumerate(zip(by_channel, by_channel.cumsum(), strict=True))
     ]
-    steps = [
-        {"step": name, "value": str(value), "dtype": np.asarray(value).dtype.name}
-        for name, value in element.requantization()
-    ]
+    steps = _steps(element.requantization())
     verdict = "equal" if element.y == theirs else "DIFFERENT"
     terms = (
         ("x - x_zero_point", element.x_terms),
@@ -337,7 +406,8 @@ def parser() -> argparse.ArgumentParser:
     one = add("run", run_model)
     one.add_argument("--out", type=Path, required=True, help=".npz file to write")
     one = add("explain", explain, images=False)
-    one.add_argument("--node", help="a convolution (default: the first)")
+    one.add_argument("--node", help="a node, or a tensor that it writes (default: a convolution)")
+    one.add_argument("--at", type=numbers, metavar="I,J,…", help="index of the element, any shape")
     one.add_argument("--pixel", type=numbers, metavar="Y,X", help="output position (default: 0,0)")
     one.add_argument("--channel", type=int, default=0, help="output channel")
     one.add_argument("--image", type=int, default=0, help="position in the batch")
