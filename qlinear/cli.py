@@ -16,7 +16,7 @@ from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
 from qlinear.files import check_apart, write_arrays
-from qlinear.fuse import Network, fuse
+from qlinear.fuse import fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
@@ -193,31 +193,6 @@ def run_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _convolutions(network: Network) -> list[Node]:
-    """The QLinearConv nodes of a network.
-
-    Raises:
-        UnusableInput: it has none.
-    """
-    nodes = [n for n in network.graph.of_type("QLinearConv") if not n.domain]
-    if not nodes:
-        kinds = ", ".join(sorted({n.operator for n in network.graph.nodes})) or "none"
-        raise UnusableInput(
-            f"{network.file.path}: no convolution that ONNX Runtime runs in integers; "
-            f"it runs {kinds}"
-        )
-    return nodes
-
-
-def _convolution(network: Network, name: str | None) -> Node:
-    nodes = _convolutions(network)
-    node = network.node(name) if name else nodes[0]
-    if node not in nodes:
-        path = network.file.path
-        raise UnusableInput(f"{path}: node {node.name} is a {node.operator}, not a QLinearConv")
-    return node
-
-
 def explain(args: argparse.Namespace) -> int:
     """Work out one output element of a node, step by step, beside ONNX Runtime's."""
     model = load(args.model)
@@ -348,20 +323,36 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
 
 
 def write_vectors(args: argparse.Namespace) -> int:
-    """Write golden vectors of the QLinearConv layers, for each image."""
+    """Write golden vectors of the QLinearConv layers, of one node, or of all, for each image."""
+    options = vectors.Options(
+        args.layout, args.packed, args.prefix, args.thresholds, args.corners
+    )  # fmt: skip
     model = load(args.model)
     feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
     network = oracle.settle(model, feeds[0].values)
-    nodes = [_convolution(network, args.node)] if args.node else _convolutions(network)
+    nodes = [n for n in network.graph.nodes if n.operator == "QLinearConv" and not args.all]
+    nodes = [network.node(args.node)] if args.node else nodes or list(network.graph.nodes)
 
     def bar(layers: list) -> Iterable:
         return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
 
-    manifest = vectors.write(network, feeds, args.out, nodes, bar)
+    manifest = vectors.write(network, feeds, args.out, nodes, bar, options)
     count = len(manifest["sha256"])
     what = f"{len(nodes)} layers, {len(feeds)} images, {count} files"
     print(printable(f"wrote {args.out}: {what}"))
     return 0
+
+
+def word(text: str) -> int:
+    """Bits of a packed word.
+
+    Raises:
+        ValueError: no positive multiple of 8.
+    """
+    bits = int(text)
+    if bits < 8 or bits % 8:
+        raise ValueError
+    return bits
 
 
 def numbers(text: str) -> list[int]:
@@ -414,7 +405,27 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--markdown", action="store_true", help="print Markdown")
     one = add("vectors", write_vectors)
     one.add_argument("--out", type=Path, required=True, help="folder to make")
-    one.add_argument("--node", help="one layer (default: all)")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--node", help="one node of any kind (default: every QLinearConv)")
+    which.add_argument("--all", action="store_true", help="every node, chained by the manifest")
+    one.add_argument(
+        "--thresholds", action="store_true",
+        help="also the accumulators at which each channel's output steps: they prove a monotone "
+        "requantizer on every accumulator",
+    )  # fmt: skip
+    one.add_argument(
+        "--corners", action="store_true",
+        help="also accumulators at bounds, ties and saturation, and inputs that give the bounds",
+    )  # fmt: skip
+    one.add_argument("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of axes")
+    one.add_argument(
+        "--packed", type=word, default=0, metavar="BITS",
+        help="also hex text of words of BITS bits, the first element lowest",
+    )  # fmt: skip
+    one.add_argument(
+        "--prefix", action="store_true",
+        help="begin names in C and Verilog with the layer's, so that layers go together",
+    )  # fmt: skip
     return made
 
 

@@ -76,13 +76,13 @@ def extract(model: Model) -> dict:
         for formal, name in model.names(node).items():
             entry = {"formal": formal, **tensor(name)}
             if is_parameter(formal) and name in model.constants:
-                entry["value"] = in_json(node, formal, _plain(model.constants[name]))
+                entry["value"] = in_json(node, formal, plain(model.constants[name]))
             inputs.append(entry)
         return {
             "name": node.name,
             "op_type": node.op_type,
             "domain": node.domain or "ai.onnx",
-            "attributes": {k: in_json(node, k, _attribute(v)) for k, v in node.attributes.items()},
+            "attributes": {k: in_json(node, k, attribute(v)) for k, v in node.attributes.items()},
             "inputs": inputs,
             "outputs": [tensor(name) for name in node.outputs if name],
         }
@@ -151,7 +151,7 @@ def inspected(network: Network) -> list[dict]:
             row[f"{kind}s"] = ", ".join(
                 f"{k[: -len(kind) - 1]} {_ends(v)}" for k, v in given.items()
             )
-        row["attributes"] = ", ".join(f"{k}={_attribute(v)}" for k, v in node.attributes.items())
+        row["attributes"] = ", ".join(f"{k}={attribute(v)}" for k, v in node.attributes.items())
         row["bits"] = _bits(network, node)
         rows.append(row)
     return rows
@@ -187,14 +187,14 @@ def _ends(values: np.ndarray) -> str:
     return least if least == greatest else f"{least}…{greatest}"
 
 
-def _plain(constant: np.ndarray):
+def plain(constant: np.ndarray):
     """Numbers that JSON holds, of any type that ONNX has."""
     if constant.dtype.kind not in "iufb" or not constant.dtype.isbuiltin:
         constant = constant.astype(np.float64)
     return constant.tolist()
 
 
-def _attribute(value):
+def attribute(value):
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value if isinstance(value, int | float | str | list) else str(type(value).__name__)
