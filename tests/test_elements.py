@@ -3,9 +3,12 @@
 import numpy as np
 import onnx
 import pytest
+from conftest import quantizes
+from networks import NETWORKS, quantized
 from onnx import TensorProto, helper
 
-from qlinear.elements import EXPLAINED, explain
+from qlinear import oracle
+from qlinear.elements import EXPLAINED, explain, has_explanation
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, from_proto
 from qlinear.operators import MOVERS, OPERATORS
@@ -195,6 +198,37 @@ def test_padding_has_its_place():
     assert explain(model, model.nodes[0], fed, "y", (0, 0)).steps == (("padding", I8(-7)),)
     (step,) = explain(model, model.nodes[0], fed, "y", (2, 1)).steps
     assert step == ("x[1, 1]", fed["x"][1, 1])
+
+
+@quantizes
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("u_net", "QOperator-uint8-int8-channels"), ("transformer", "QDQ-int8-int8"),
+     ("transformer", "dynamic-uint8")],
+)  # fmt: skip
+def test_elements_of_whole_networks(name, form):
+    """A random element of every node that has an explanation."""
+    drawn = np.random.default_rng(0)
+    x = drawn.normal(0, 1, (1, *NETWORKS[name][1])).astype(F)
+    network = oracle.settle(from_proto(quantized(name, form)), {"x": x})
+    graph = network.graph
+    names = [n for node in graph.nodes for n in (*node.inputs, *node.outputs) if n]
+    session = oracle.open_graph(network, names)
+    wanted = [n for n in dict.fromkeys(names) if n not in graph.constants and n != "x"]
+    values = {"x": x} | oracle.outputs(network.file, session, {"x": x}, wanted)
+    explained = set()
+    for node in graph.nodes:
+        y = np.asarray(values[node.outputs[0]])
+        reads = (values.get(n, graph.constants.get(n)) for n in node.inputs[:1])
+        if not has_explanation(node) or (
+            node.op_type in ("Add", "MaxPool") and next(reads).dtype.kind == "f"
+        ):
+            continue  # in float
+        at = tuple(int(drawn.integers(n)) for n in y.shape)
+        element = explain(graph, node, values, node.outputs[0], at)
+        assert element.y == y[at] and element.y.dtype == y.dtype, node.name
+        explained.add(node.op_type)
+    assert len(explained) >= 5
 
 
 def test_what_has_no_explanation_is_refused():

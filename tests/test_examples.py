@@ -88,6 +88,26 @@ def test_wrong_c_rounding_is_found(small, tmp_path, rounding):
     assert "first mismatch" in wrong.stdout and "FAIL" in wrong.stdout
 
 
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory) -> Path:
+    """A layer of the book with its thresholds; none of its images' accumulators is on a tie."""
+    out = tmp_path_factory.mktemp("stepped") / "vectors"
+    command = [sys.executable, "-m", "qlinear", "vectors", ROOT / "models" / "resnet8_int8.onnx"]
+    command += ["--node", "stem_quant", "--thresholds", "--out", out]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    return next(path for path in out.iterdir() if path.is_dir())
+
+
+def test_thresholds_find_in_c_what_images_do_not(stepped, tmp_path):
+    done = run_c(stepped, tmp_path / "check", "-DTHRESHOLDS")
+    count = len((stepped / "thresholds_y.hex").read_text().split())
+    assert done.stdout == f"PASS: {16 * 32 * 32 + count} outputs equal\n"
+    assert run_c(stepped, tmp_path / "check", "-DWRONG_ROUNDING=HALF_UP").returncode == 0
+    wrong = run_c(stepped, tmp_path / "check", "-DWRONG_ROUNDING=HALF_UP", "-DTHRESHOLDS")
+    assert wrong.returncode == 1
+    assert re.search(r"first mismatch at channel \d+, acc -?\d+: y ", wrong.stdout)
+
+
 def damaged_header(small: Path, tmp_path: Path, change) -> Path:
     text = (small / "layer.h").read_text()
     after = change(text)
