@@ -60,8 +60,8 @@ def requantizer(graph: Model, node: Node, x_shape: tuple[int, ...]) -> Requantiz
         x_shape: of the node's first input; a pooling divides by its number of pixels.
     """
     given = graph.arguments(node)
-    missing = [k for k, v in graph.names(node).items() if v and k not in given]
-    if missing[1:] or "y_scale" not in given:
+    _, *others = graph.names(node) or [""]
+    if not all(formal in given for formal in others) or "y_scale" not in given:
         return None
     if node.operator == "QLinearConv":
         return of_conv(graph.conv(node))
@@ -84,6 +84,7 @@ def requantizer(graph: Model, node: Node, x_shape: tuple[int, ...]) -> Requantiz
         given["y_scale"], given["y_zero_point"],
     )  # fmt: skip
     found = of_conv(conv)
+    found = replace(found, w=found.w[:, :, 0])
     return found if C is None else _with_bias(found, np.asarray(C))
 
 

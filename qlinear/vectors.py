@@ -54,7 +54,7 @@ MORE = {
     "for A: ra and rb are then B's and A's",
     "images.h, images.vh": "every image beside layer.h's, which is the first: imageNN.h",
     "packed": "hex text of words of 'packed' bits: elements in order, the first in the lowest "
-    "bits, zeros behind the last",
+    "bits, zeros behind the last; arrays of wider elements have none",
     "NHWC": "with 'layout' NHWC axis 1 of every array of 3 axes or more is moved to the end, that "
     "of weights and windows too",
     "thresholds": "for each channel its least and greatest accumulator of any input, each at which "
@@ -187,10 +187,13 @@ def header(record: Record, prefix: str = "") -> Iterator[str]:
     yield "#endif\n"
 
 
-def part_header(record: Record, part: str, arrays: dict, prefix: str = "") -> Iterator[str]:
+def part_header(
+    record: Record, part: str, arrays: dict, prefix: str = "", sizes: dict[str, int] | None = None
+) -> Iterator[str]:
     """A C header of more arrays of a layer, such as those of another image."""
     guard = f"QLINEAR_{record.folder.upper()}_{part.upper()}_H"
     yield f"#ifndef {guard}\n#define {guard}\n#include <stdint.h>\n\n"
+    yield from (f"#define {key} ({value})\n\n" for key, value in (sizes or {}).items())
     for key, values in arrays.items():
         yield from c_array(f"{prefix or 'vec_'}{part}_{key}", values)
     yield "#endif\n"
@@ -373,7 +376,8 @@ def write(
             values = feeds | oracle.outputs(network.file, session, feeds, wanted)
             folder = folder_name(graph.nodes.index(node), len(graph.nodes), node.name)
             try:
-                made = _conv_record if node.operator == "QLinearConv" else _record
+                fixed = all(name in graph.constants for name in node.inputs[1:] if name)
+                made = _conv_record if node.operator == "QLinearConv" and fixed else _record
                 record = made(graph, node, values, folder)
                 _write_image(record, index, work, options)
                 if folder not in layers:
@@ -434,7 +438,7 @@ def _sha256(model: Model) -> str:
 
 
 def _described_feed(feed: Feed) -> dict:
-    named = {"label": list(feed.labels)} if feed.labels else {}
+    named = {"labels": list(feed.labels)} if feed.labels else {}
     return {"source": feed.source, "row": feed.row, **named}
 
 
@@ -610,7 +614,9 @@ def _write_edges(
     for part, arrays in parts.items():
         target = work / record.folder
         _write_arrays(target, f"{part}_", arrays, options)
-        _write_lines(target / f"{part}.h", part_header(record, part, arrays, prefix))
+        count = {f"{prefix}{part}_count".upper(): len(arrays["acc"])}
+        _write_lines(target / f"{part}.h", part_header(record, part, arrays, prefix, count))
+        _write_lines(target / f"{part}.vh", (f"`define {k} ({v})\n" for k, v in count.items()))
         np.savez_compressed(target / f"{part}.npz", **arrays)
 
 

@@ -577,7 +577,7 @@ def test_no_thresholds_past_32_bits(tmp_path):
     path = conv_model(tmp_path / "m.onnx", x_shape=(1, 2, 1, 1), B=np.full(4, 2**31 - 1, np.int32),
                       w=np.ones((4, 2, 1, 1), np.int8))  # fmt: skip
     line = refused("vectors", path, "--out", tmp_path / "v", "--thresholds")
-    assert "node conv0: accumulators may pass 32 bits" in line
+    assert "node conv: accumulators may pass 32 bits" in line
     assert os.listdir(tmp_path) == ["m.onnx"]
 
 

@@ -156,10 +156,10 @@ def test_c_header_without_an_arrays_first_value_fails(small, tmp_path, array):
 # --- Verilog
 
 
-def build_verilog(folder: Path, program: Path, element: Path = ELEMENT) -> str:
+def build_verilog(folder: Path, program: Path, element: Path = ELEMENT, *options: str) -> str:
     """Compile the bench with the sizes of a layer; returns what the compiler said."""
     needs(shutil.which("iverilog") is not None, "Icarus Verilog")
-    command = ["iverilog", "-g2001", "-Wall", "-I", folder, "-o", program, element, BENCH]
+    command = ["iverilog", "-g2001", "-Wall", *options, "-I", folder, "-o", program, element, BENCH]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return built.stderr
@@ -301,3 +301,22 @@ def test_verilog_bench_finds_a_wrong_element(small, tmp_path, mutant):
     wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS[mutant]))
     build_verilog(small, tmp_path / "bench", wrong)
     assert "first mismatch" in fails(simulate(small, tmp_path / "bench"))
+
+
+def test_thresholds_find_in_verilog_what_images_do_not(stepped, tmp_path):
+    """The half up that no image of the layer shows, and one word less of the thresholds."""
+    count = len((stepped / "thresholds_y.hex").read_text().split())
+    assert "warning" not in build_verilog(stepped, tmp_path / "bench", ELEMENT, "-DTHRESHOLDS")
+    done = simulate(stepped, tmp_path / "bench")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == f"PASS: {count} thresholds equal"
+    wrong = tmp_path / "pe.v"
+    wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS["half up"]))
+    build_verilog(stepped, tmp_path / "wrong", wrong)
+    assert simulate(stepped, tmp_path / "wrong").returncode == 0
+    build_verilog(stepped, tmp_path / "wrong", wrong, "-DTHRESHOLDS")
+    assert "first mismatch at threshold" in fails(simulate(stepped, tmp_path / "wrong"))
+    folder = shutil.copytree(stepped, tmp_path / "layer")
+    cut = (folder / "thresholds_y.hex").read_text()[:-3]
+    (folder / "thresholds_y.hex").write_text(cut)
+    assert "thresholds_y.hex: ends before word" in fails(simulate(folder, tmp_path / "bench"))

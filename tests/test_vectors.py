@@ -409,7 +409,7 @@ def test_every_node_of_a_network_is_chained(whole):
             right = out / after["folder"] / f"image{i:02d}_{edge['input']}.hex"
             assert left.read_bytes() == right.read_bytes()
     assert manifest["inputs"] == [
-        {"source": "two", "row": i, "label": [int(load_samples()[1][i])]} for i in range(2)
+        {"source": "two", "row": i, "labels": [int(load_samples()[1][i])]} for i in range(2)
     ]
     for tensor in manifest["tensors"]:
         assert tensor["name"] in graph.inputs or len(tensor["files"]) >= 1

@@ -47,9 +47,9 @@ HOLDS(vec_factor, C_OUT);
 HOLDS(vec_acc, C_OUT * H_OUT * W_OUT);
 HOLDS(vec_y, C_OUT * H_OUT * W_OUT);
 #ifdef THRESHOLDS
-#define STEPS (sizeof vec_thresholds_acc / sizeof *vec_thresholds_acc)
-HOLDS(vec_thresholds_channel, STEPS);
-HOLDS(vec_thresholds_y, STEPS);
+HOLDS(vec_thresholds_channel, THRESHOLDS_COUNT);
+HOLDS(vec_thresholds_acc, THRESHOLDS_COUNT);
+HOLDS(vec_thresholds_y, THRESHOLDS_COUNT);
 #endif
 
 /* Stage 1: the exact sum of products and the bias. Padding stands for x_zero_point: it adds 0. */
@@ -108,7 +108,7 @@ int main(void)
                 }
             }
 #ifdef THRESHOLDS
-    for (size_t i = 0; i < STEPS; i++, out++) {
+    for (long i = 0; i < THRESHOLDS_COUNT; i++, out++) {
         const int y = requantize(vec_thresholds_acc[i], vec_thresholds_channel[i]);
         if (y != vec_thresholds_y[i] && wrong++ == 0)
             printf("first mismatch at channel %ld, acc %ld: y %d, expected %d\n",
