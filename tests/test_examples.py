@@ -28,7 +28,16 @@ def small(tmp_path_factory) -> Path:
     Half of the factors are powers of two, so that many products fall on ties; the zero point is
     odd, so that adding it before the rounding moves a tie; one channel saturates at both ends.
     """
-    folder = tmp_path_factory.mktemp("small")
+    return vectors_of(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory) -> Path:
+    """The same layer with its thresholds, on an image that shows no tie: its products are all 0."""
+    return vectors_of(tmp_path_factory.mktemp("stepped"), "--thresholds", products=False)
+
+
+def vectors_of(folder: Path, *options: str, products: bool = True) -> Path:
     rng = np.random.default_rng(0)
     scales = np.float32([1 / 32, 1 / 64, 2, 0.013, 0.0217, 1 / 128])
     inputs = dict(
@@ -41,9 +50,10 @@ def small(tmp_path_factory) -> Path:
     y = helper.make_tensor_value_info("y", TensorProto.INT8, [None] * 4)
     proto.graph.output[0].CopyFrom(y)
     onnx.save(proto, folder / "model.onnx")
-    np.save(folder / "x.npy", rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8))
+    x = rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8)
+    np.save(folder / "x.npy", x if products else np.full_like(x, -7))
     command = [sys.executable, "-m", "qlinear", "vectors", folder / "model.onnx"]
-    command += ["--input", folder / "x.npy", "--out", folder / "vectors"]
+    command += ["--input", folder / "x.npy", "--out", folder / "vectors", *options]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     return next(path for path in (folder / "vectors").iterdir() if path.is_dir())
 
@@ -88,20 +98,10 @@ def test_wrong_c_rounding_is_found(small, tmp_path, rounding):
     assert "first mismatch" in wrong.stdout and "FAIL" in wrong.stdout
 
 
-@pytest.fixture(scope="module")
-def stepped(tmp_path_factory) -> Path:
-    """A layer of the book with its thresholds; none of its images' accumulators is on a tie."""
-    out = tmp_path_factory.mktemp("stepped") / "vectors"
-    command = [sys.executable, "-m", "qlinear", "vectors", ROOT / "models" / "resnet8_int8.onnx"]
-    command += ["--node", "stem_quant", "--thresholds", "--out", out]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    return next(path for path in out.iterdir() if path.is_dir())
-
-
 def test_thresholds_find_in_c_what_images_do_not(stepped, tmp_path):
     done = run_c(stepped, tmp_path / "check", "-DTHRESHOLDS")
     count = len((stepped / "thresholds_y.hex").read_text().split())
-    assert done.stdout == f"PASS: {16 * 32 * 32 + count} outputs equal\n"
+    assert done.stdout == f"PASS: {6 * 3 * 6 + count} outputs equal\n"
     assert run_c(stepped, tmp_path / "check", "-DWRONG_ROUNDING=HALF_UP").returncode == 0
     wrong = run_c(stepped, tmp_path / "check", "-DWRONG_ROUNDING=HALF_UP", "-DTHRESHOLDS")
     assert wrong.returncode == 1
@@ -303,20 +303,28 @@ def test_verilog_bench_finds_a_wrong_element(small, tmp_path, mutant):
     assert "first mismatch" in fails(simulate(small, tmp_path / "bench"))
 
 
-def test_thresholds_find_in_verilog_what_images_do_not(stepped, tmp_path):
-    """The half up that no image of the layer shows, and one word less of the thresholds."""
-    count = len((stepped / "thresholds_y.hex").read_text().split())
+STAGE_2 = [name for name in MUTANTS if "rounding" in name or "saturated" in name]
+STAGE_2 += ["truncated", "half up", "half away from zero", "half to odd", "no zero point"]
+
+
+@pytest.mark.parametrize("mutant", STAGE_2)
+def test_verilog_thresholds_find_a_wrong_stage_2(stepped, tmp_path, mutant):
+    wrong = tmp_path / "pe.v"
+    wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS[mutant]))
+    if mutant == "half up":  # which this image does not show
+        build_verilog(stepped, tmp_path / "bench", wrong)
+        assert simulate(stepped, tmp_path / "bench").returncode == 0
+    build_verilog(stepped, tmp_path / "bench", wrong, "-DTHRESHOLDS")
+    assert "first mismatch" in fails(simulate(stepped, tmp_path / "bench"))
+
+
+@pytest.mark.parametrize("name", ["channel", "acc", "y"])
+def test_verilog_thresholds_pass_whole_alone(stepped, tmp_path, name):
     assert "warning" not in build_verilog(stepped, tmp_path / "bench", ELEMENT, "-DTHRESHOLDS")
     done = simulate(stepped, tmp_path / "bench")
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == f"PASS: {count} thresholds equal"
-    wrong = tmp_path / "pe.v"
-    wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS["half up"]))
-    build_verilog(stepped, tmp_path / "wrong", wrong)
-    assert simulate(stepped, tmp_path / "wrong").returncode == 0
-    build_verilog(stepped, tmp_path / "wrong", wrong, "-DTHRESHOLDS")
-    assert "first mismatch at threshold" in fails(simulate(stepped, tmp_path / "wrong"))
+    count = len((stepped / "thresholds_y.hex").read_text().split())
+    assert done.returncode == 0 and done.stdout.startswith(f"PASS: {count} thresholds equal\n")
     folder = shutil.copytree(stepped, tmp_path / "layer")
-    cut = (folder / "thresholds_y.hex").read_text()[:-3]
-    (folder / "thresholds_y.hex").write_text(cut)
-    assert "thresholds_y.hex: ends before word" in fails(simulate(folder, tmp_path / "bench"))
+    path = folder / f"thresholds_{name}.hex"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert f"{path.name}: ends before word" in fails(simulate(folder, tmp_path / "bench"))
