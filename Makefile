@@ -7,10 +7,12 @@ READY := $(VENV)/.ready
 LIBRARY := $(wildcard qlinear/*.py qlinear/*/*.py qlinear/*.npz study/*.py tools/*.py models/*.onnx models/*.json)
 CACHE := $(CURDIR)/_build/.jupyter_cache
 CHAPTERS := $(wildcard notebooks/*.ipynb)
-STATIC := $(wildcard tools/sphinx/*.py book/static/*.css book/static/*.js book/static/*.png) \
-	$(addprefix book/static/explorer/,inference.js view.js)
-LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-	--annotation-style line --custom-compile-command "make lock" $(UPGRADE)
+STATIC := $(wildcard tools/sphinx/*.py qlinear/explorer/* book/static/*.css book/static/*.js \
+	book/static/*.png)
+LOCK := $(BIN)/uv pip compile -q --generate-hashes --annotation-style line \
+	--custom-compile-command "make lock" $(UPGRADE)
+EVERYWHERE := --universal --python-version 3.11
+BINDER := --python-platform x86_64-manylinux_2_28 --python-version 3.12
 UV := uv==0.13.9
 # what needs the library alone: no chapter, no site
 UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py compare.py \
@@ -57,9 +59,10 @@ check: $(READY)
 notebooks: $(READY)
 	$(BIN)/python -m tools.execute
 
+# JupyterLab at the root, so that links from the chapters to other folders work
 lab: $(READY)
-	$(BIN)/python -m pip install -q jupyterlab
-	$(BIN)/jupyter lab notebooks
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" \
+		--LabApp.default_url=/lab/tree/notebooks/00-start.ipynb $(LAB)
 
 # remake the quantized models and what describes them, byte for byte, from the stored calibration
 models: $(READY)
@@ -75,8 +78,9 @@ compared: $(READY)
 # make lock UPGRADE=--upgrade takes the newest
 lock: $(READY)
 	$(BIN)/python -m pip install -q $(UV)
-	$(LOCK) --extra dev pyproject.toml -o requirements.txt
-	echo torch | $(LOCK) - -c requirements.txt -o requirements-train.txt
+	$(LOCK) $(EVERYWHERE) --extra dev pyproject.toml -o requirements.txt
+	echo torch | $(LOCK) $(EVERYWHERE) - -c requirements.txt -o requirements-train.txt
+	$(LOCK) $(BINDER) --extra chapters pyproject.toml -c requirements.txt -o .binder/requirements.txt
 
 clean:
 	rm -rf _build mutants $(VENV)

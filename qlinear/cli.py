@@ -1,4 +1,4 @@
-"""Command line for your own model: qlinear inspect | validate | run | explain | vectors."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors."""
 
 import argparse
 import csv
@@ -6,16 +6,17 @@ import io
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, elements, engine, oracle, vectors
+from qlinear import describe, elements, engine, explore_page, oracle, vectors
 from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
-from qlinear.files import check_apart, write_arrays
+from qlinear.files import check_apart, write_arrays, write_text
 from qlinear.fuse import fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
@@ -26,6 +27,7 @@ EXAMPLES = f"""examples:
   qlinear inspect models/resnet8_int8.onnx
   qlinear validate MODEL.onnx --input photo.png
   qlinear run MODEL.onnx --input ids=ids.npy --input mask=mask.npy --out tensors.npz
+  qlinear explore MODEL.onnx --input photo.png --out page.html
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
   qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
@@ -164,12 +166,16 @@ def _sentence(verdict: Verdict) -> str:
     return what
 
 
-def run_model(args: argparse.Namespace) -> int:
-    """Write every tensor that the reference computes, under its name in the file."""
-    model = load(args.model)
+def _check_out(args: argparse.Namespace) -> None:
     # NAME=FILE or FILE; a path that is none is not the same as --out either
     inputs = [Path(part) for text in args.input for part in (text, text.partition("=")[2])]
     check_apart(args.out, [args.model, *inputs])
+
+
+def run_model(args: argparse.Namespace) -> int:
+    """Write every tensor that the reference computes, under its name in the file."""
+    model = load(args.model)
+    _check_out(args)
     feeds = read_feeds(model, args.input, args.images)
     if len(feeds) != 1:
         raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
@@ -190,6 +196,36 @@ def run_model(args: argparse.Namespace) -> int:
     names = ", ".join(_some(borrowed)) or "none"
     print(printable(f"wrote {args.out}: {count} tensors, from {feeds[0].source}"))
     print(printable(f"{len(borrowed)} nodes were computed by ONNX Runtime: {names}"))
+    return 0
+
+
+def explore(args: argparse.Namespace) -> int:
+    """Write one page that shows any element of any tensor, and how it comes about."""
+    model = load(args.model)
+    _check_out(args)
+    feeds = read_feeds(model, args.input, args.images)
+    alone = feeds if args.input else vectors.one_by_one(model, feeds)
+    if len(alone) > len(feeds):
+        feeds = [replace(feed, source=f"sample image {i}") for i, feed in enumerate(alone)]
+    if args.limit <= 0:
+        raise UnusableInput(f"--limit {args.limit:g}: megabytes are more than 0")
+    # a command takes the first run of its inputs
+    given = [part for text in args.input for part in ("--input", text)]
+    arguments = [given, *[None] * (len(feeds) - 1)]
+
+    def bar(groups: Iterable, title: str, total: int) -> Iterable:
+        title = printable(title)[:60]
+        return tqdm(groups, title, total, unit="group", leave=False, disable=None, delay=1)
+
+    page = explore_page.page(
+        model, feeds, arguments, nodes=args.node, limit=args.limit, progress=bar
+    )
+    write_text(args.out, page.text)
+    inside = f"{page.with_values} of {page.nodes} nodes, {page.computed} of them step by step"
+    sources = ", ".join(_some([feed.source for feed in feeds]))
+    print(printable(f"wrote {args.out}: {len(page.text) >> 10:,} KB: {inside}; from {sources}"))
+    for note in page.notes:
+        print(printable(f"note: {note}"))
     return 0
 
 
@@ -396,6 +432,16 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print JSON")
     one = add("run", run_model)
     one.add_argument("--out", type=Path, required=True, help=".npz file to write")
+    one = add("explore", explore)
+    one.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    one.add_argument(
+        "--node",
+        action="append",
+        default=[],
+        help="only this node's values, repeated for several (default: all that fit)",
+    )
+    one.add_argument("--limit", type=float, default=explore_page.LIMIT, metavar="MEGABYTES",
+                     help="of values in the page (default: %(default)s)")  # fmt: skip
     one = add("explain", explain, images=False)
     one.add_argument("--node", help="a node, or a tensor that it writes (default: a convolution)")
     one.add_argument("--at", type=numbers, metavar="I,J,…", help="index of the element, any shape")

@@ -107,7 +107,7 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
     coverages: list[Coverage] = []
     notes = broken(network)
     for feed in feeds:
-        theirs = _twice(model, file, feed.values)
+        theirs = twice(model, file, feed.values)
         by_default += _by_default(model, plain, feed.values, theirs)
         walk = engine.steps(network.graph, feed.values, borrow, given=model.constants)
         walk = progress(walk, feed.source, len(network.graph.nodes)) if progress else walk
@@ -260,7 +260,7 @@ def _compared(
     ]
 
 
-def _twice(
+def twice(
     model: Model, session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The graph's outputs, if ONNX Runtime computes them twice alike.

@@ -96,6 +96,21 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, by Playwright."""
+    from tools.browser import chromium
+
+    needs(chromium() is not None, "Chromium")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as tools:
+        instance = tools.chromium.launch(executable_path=chromium(), args=flags)
+        yield instance
+        instance.close()
+
+
+@pytest.fixture(scope="session")
 def model() -> Model:
     return load(MODELS / "resnet8_int8.onnx")
 

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+import qlinear  # noqa: F401  # before onnxruntime: it switches telemetry off
+
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,

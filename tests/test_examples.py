@@ -1,10 +1,13 @@
-"""The examples in C and Verilog: they equal the golden vectors, and PASS is all that can pass."""
+"""The examples in C and Verilog: they equal ONNX Runtime, and PASS is all that can pass."""
 
+import ctypes
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,17 @@ import pytest
 from conftest import ROOT, needs
 from onnx import TensorProto, helper
 
-from qlinear.ort import operator_model
+from qlinear.errors import Unsupported
+from qlinear.hardware import proofs
+from qlinear.hardware.requantizers import float32_parts
+from qlinear.inputs import load_samples
+from qlinear.onnx_model import Model
+from qlinear.operators.arithmetic import requantize
+from qlinear.operators.qlinear_add import qlinear_add
+from qlinear.ort import operator_model, tensors
 
-C_SOURCE = ROOT / "examples" / "c" / "qlinearconv.c"
+C = ROOT / "examples" / "c"
+C_SOURCE = C / "qlinearconv.c"
 ELEMENT = ROOT / "examples" / "rtl" / "qlinearconv_pe.v"
 BENCH = ROOT / "examples" / "rtl" / "testbench.v"
 HEX_FILES = "image00_x image00_acc image00_y w w_zero_point bias mantissa shift".split()
@@ -151,6 +162,345 @@ def test_c_header_without_an_arrays_first_value_fails(small, tmp_path, array):
 
     done = run_c(damaged_header(small, tmp_path, change), tmp_path / "check")
     assert done.returncode == 1 and "FAIL" in done.stdout
+
+
+# --- the whole network in C
+
+EXPORT = ROOT / "scripts" / "export_c.py"
+STRICT = "-std=c99 -Wall -Wextra -Werror -pedantic".split()
+CORTEX_M4 = "-Os -mcpu=cortex-m4 -mthumb -mfloat-abi=soft".split()
+IMAGES, VALUES = 20, 2_356_680
+PASSED = f"PASS: {IMAGES} images, {VALUES} values equal\n"
+
+
+def export(model: str, out: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, EXPORT, ROOT / "models" / f"{model}.onnx", "--out", out]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """The header and the tensors of the book's network; only to be read."""
+    out = tmp_path_factory.mktemp("exported") / "resnet8_int8"
+    assert export("resnet8_int8", out).returncode == 0
+    return out
+
+
+def compile_c(program: Path, folder: Path, *options, cc="cc", sources=("resnet8", "resnet8_check")):
+    """``sources`` are names in examples/c, or paths."""
+    needs(shutil.which(cc) is not None, cc)
+    files = [C / f"{source}.c" if isinstance(source, str) else source for source in sources]
+    command = [cc, *STRICT, *options, "-I", folder, "-I", C, *files, "-o", program]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def network(program: Path, folder: Path, *options, **more) -> Path:
+    built = compile_c(program, folder, *options, **more)
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+def check_network(program: Path, file: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([program, file], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def checker(exported, tmp_path_factory) -> Path:
+    """The program, which stops at whatever C leaves undefined and at every access out of bounds."""
+    program = tmp_path_factory.mktemp("network") / "check"
+    sanitize = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
+    return network(program, exported, "-O1", *sanitize)
+
+
+def test_c_network_equals_onnxruntime_on_every_tensor(exported, checker, model):
+    done = check_network(checker, exported / "resnet8.bin")
+    assert (done.returncode, done.stdout, done.stderr) == (0, PASSED, "")
+    # what the file holds is ONNX Runtime's: every tensor but the two that move or convert alone
+    images = load_samples()[0]
+    stored = (exported / "resnet8.bin").read_bytes()
+    assert int.from_bytes(stored[:4], "little") == len(images) == IMAGES
+    left_out = {"Flatten", "DequantizeLinear"}
+    names = [node.outputs[0] for node in model.nodes if node.op_type not in left_out]
+    assert len(names) == len(model.nodes) - 2
+    found = tensors(model, images.astype(np.float32))
+    rows = [images.reshape(IMAGES, -1).view(np.int8)]
+    rows += [found[name].reshape(IMAGES, -1) for name in names]
+    expected = np.concatenate(rows, axis=1)
+    assert expected.size == VALUES + images.size
+    assert (np.frombuffer(stored[4:], np.int8).reshape(IMAGES, -1) == expected).all()
+
+
+@pytest.mark.parametrize("name", ["resnet8_int8_per_tensor", "resnet8_int8_per_channel"])
+def test_c_network_computes_the_other_models(tmp_path, name):
+    assert export(name, tmp_path / "model").returncode == 0
+    program = network(tmp_path / "check", tmp_path / "model", "-O2")
+    assert check_network(program, tmp_path / "model" / "resnet8.bin").stdout == PASSED
+
+
+@pytest.mark.parametrize("name", ["resnet8_uint8", "resnet8"])
+def test_c_export_refuses_what_the_c_program_does_not_compute(tmp_path, name):
+    done = export(name, tmp_path / "model")
+    assert done.returncode == 2 and "the C example needs int8" in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_c_export_refuses_what_has_no_exact_form(model):
+    script, one = runpy.run_path(str(EXPORT)), np.float32([0.75])
+    (node, *_) = model.of_type("QLinearAdd")
+    halves = {
+        f"{k}_scale": np.float32(scale) for k, scale in zip("ABC", (0.5, 0.5, 1), strict=True)
+    }
+    zeros = {f"{k}_zero_point": np.int8(0) for k in "ABC"}
+    with pytest.raises(Unsupported, match="no fixed-point form"):  # it has ties, both ways
+        script["addition"](node, halves | zeros)
+    assert script["factors"](node, one, 2**24) == ["{12582912, 24}"]
+    with pytest.raises(Unsupported, match=r"at most 2\*\*24"):
+        script["factors"](node, one, 2**24 + 1)
+    for factor in (np.float32([1]), np.float32([2.0**-41])):
+        with pytest.raises(Unsupported, match="factors between"):
+            script["factors"](node, factor, 1)
+
+
+def test_c_network_by_the_commands_of_its_page(exported, tmp_path):
+    """And the export is the same, byte for byte, each time."""
+    page = (ROOT / "examples" / "README.md").read_text()
+    commands = re.findall(r"^```\n(python scripts/export_c.py.*?)^```", page, re.M | re.S)
+    text = re.sub(r"\bbuild\b", str(tmp_path / "again"), "".join(commands))
+    text = text.replace("python ", f"{sys.executable} ")
+    done = subprocess.run(["bash", "-ec", text], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.endswith(PASSED), done.stderr
+    for name in ("resnet8_model.h", "resnet8.bin"):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
+
+
+def undefined(nm: str, file: Path) -> set[str]:
+    """What an object file takes from elsewhere."""
+    done = subprocess.run([nm, "-u", file], capture_output=True, text=True, check=True)
+    return set(done.stdout.split()) - {"U"}
+
+
+def with_a_float(tmp_path: Path) -> Path:
+    """The network with one product of two floats in it."""
+    changed = tmp_path / "float.c"
+    text = replaced((C / "resnet8.c").read_text(), "x[i] + op->y_zero_point",
+                    "(int32_t)((float)x[i] * 0.5f) + op->y_zero_point")  # fmt: skip
+    changed.write_text(text)
+    return changed
+
+
+def test_c_network_needs_no_float_and_no_library(exported, tmp_path):
+    program = tmp_path / "resnet8.o"
+    options = ["-c", "-O2", "-mgeneral-regs-only"]  # no register that could hold a float
+    network(program, exported, *options, sources=["resnet8"])
+    assert undefined("nm", program) == {"resnet8_tensor"}
+    done = subprocess.run(["size", program], capture_output=True, text=True, check=True)
+    bss = done.stdout.splitlines()[1].split()[2]
+    assert int(bss) == 3 * 16 * 32 * 32  # the three buffers are all the memory that it writes
+    built = compile_c(program, exported, *options, sources=[with_a_float(tmp_path)])
+    assert built.returncode != 0
+
+
+def test_the_numbers_on_the_page_of_the_c_network(exported):
+    header = (exported / "resnet8_model.h").read_text()
+    page = re.sub(r"\s+", " ", (ROOT / "examples" / "README.md").read_text())
+    macs = weights = 0
+    requantized = int(re.search(r'"pool_quant", (\d+)', header)[1])
+    for sizes in re.findall(r"^QLINEAR_CONV\(\w+, (.*)\);$", header, re.M):
+        c_in, _, _, c_out, h_out, w_out, k_h, k_w, *_ = map(int, sizes.split(", "))
+        outputs, taps = c_out * h_out * w_out, c_in * k_h * k_w
+        macs, weights = macs + outputs * taps, weights + c_out * taps
+        requantized += outputs
+    additions = re.findall(r"struct qlinear_add \w+ = {[^,]*, (\d+), .*, (\d+)};", header)
+    sizes, shifts = zip(*((int(size), int(shift)) for size, shift in additions), strict=True)
+    assert f"takes {macs:,} multiply-accumulates, {requantized:,} requantizations" in page
+    assert f"requantizations and {sum(sizes):,} additions" in page
+    assert f"fewest fractional bits ({min(shifts)} to {max(shifts)})" in page
+    assert f"{3 * 16 * 32 * 32:,} bytes of buffers" in page and f"({weights:,} are weights)" in page
+    assert PASSED.strip() in page
+
+
+def test_c_network_on_a_cortex_m4(exported, tmp_path):
+    """Without an operating system and without a floating-point unit, on an emulated board."""
+    cc, qemu = "arm-none-eabi-gcc", "qemu-system-arm"
+    needs(shutil.which(qemu) is not None, qemu)
+    link = ["--specs=rdimon.specs", "-Wl,--section-start=.vectors=0"]
+    sources = ("resnet8", "resnet8_check", "cortex_m4")
+    network(tmp_path / "c.elf", exported, *CORTEX_M4, *link, cc=cc, sources=sources)
+    shutil.copy(exported / "resnet8.bin", tmp_path)
+    (tmp_path / "short.bin").write_bytes((tmp_path / "resnet8.bin").read_bytes()[:200_000])
+    for file, status, said in (("resnet8.bin", 0, PASSED), ("short.bin", 1, "ends early")):
+        semihosting = f"enable=on,target=native,arg=check,arg={file}"
+        command = [qemu, "-M", "mps2-an386", "-display", "none"]
+        command += ["-semihosting-config", semihosting, "-kernel", "c.elf"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        assert said in done.stdout and ("PASS" in done.stdout) == (status == 0)
+    # floats would be calls, as this processor has no instructions for them
+    outside = {}
+    for source in ("resnet8", with_a_float(tmp_path)):
+        network(tmp_path / "n.o", exported, "-c", *CORTEX_M4, cc=cc, sources=[source])
+        outside[source] = undefined("arm-none-eabi-nm", tmp_path / "n.o") - {"resnet8_tensor"}
+    floats = re.compile(r"__aeabi_(f|d(?!iv)|u?[il]2[fd])")
+    assert not any(map(floats.match, outside.pop("resnet8")))
+    assert any(map(floats.match, *outside.values()))
+
+
+def test_c_network_fails_without_its_data(exported, checker, tmp_path):
+    stored = (exported / "resnet8.bin").read_bytes()
+    size = (len(stored) - 4) // IMAGES
+    none, one = stored[:4], bytes([1, 0, 0, 0]) + stored[4 : 4 + size]
+    for data, said in (
+        (b"", "ends early"),
+        (none[:3], "ends early"),
+        (bytes(4), "holds no image"),
+        (none, "ends early"),
+        (stored[: 4 + IMAGES * size // 2], "ends early"),
+        (one[:-1], "ends early"),
+        (one + b"\0", "goes on"),
+        (one[:-1] + bytes([one[-1] ^ 1]), "a value differs"),
+    ):
+        (tmp_path / "changed.bin").write_bytes(data)
+        assert said in fails(check_network(checker, tmp_path / "changed.bin"))
+    assert "name a file" in fails(check_network(checker, tmp_path / "absent.bin"))
+    assert "name a file" in fails(subprocess.run([checker], capture_output=True, text=True))
+
+
+def next_integer(text: str, pattern: str, add: int) -> str:
+    """The text with ``add`` added to the integer that follows the pattern."""
+    (found,) = re.finditer(rf"{pattern}(-?\d+)", text)
+    return f"{text[: found.start(1)]}{int(found[1]) + add}{text[found.end(1) :]}"
+
+
+CONSTANTS = {  # how the header writes each, and what to add to it
+    "image_QuantizeLinear": (r'"image_QuantizeLinear", 3072, ', 1),
+    "stem_quant": (r"stem_quant_w\[.*\n +", 1),
+    "block1_conv1_quant": (r"block1_conv1_quant_bias\[.*\n +", 1),
+    "block1_conv2_quant": (r"block1_conv2_quant_factor\[16\] = {\n +{", 1000),
+    "block1_add_quant": (r'"block1_add_quant", 16384, ', 1),
+    "block2_conv1_quant": (r"block2_conv1_quant_factor\[32\] = {\n +{\d+, ", 1),
+    "block2_shortcut_quant": (r"QLINEAR_CONV\(block2_shortcut_quant, (?:\d+, ){12}", 1),
+    "block2_conv2_quant": (r"QLINEAR_CONV\(block2_conv2_quant, (?:\d+, ){12}-128, ", 1),
+    "block2_add_quant": (r'"block2_add_quant", 8192, \d+, ', 1),
+    "block3_conv1_quant": (r"QLINEAR_CONV\(block3_conv1_quant, (?:\d+, ){10}", 1),
+    "block3_shortcut_quant": (r"QLINEAR_CONV\(block3_shortcut_quant, (?:\d+, ){8}", -1),
+    "block3_conv2_quant": (r"block3_conv2_quant_w\[.*\n +", 1),
+    "block3_add_quant": (r'"block3_add_quant", 4096, \d+, \d+, ', 2000),
+    "pool_quant": (r'"pool_quant", 64, 64, -128, ', 1),
+    "dense_quant": (r"dense_quant_bias\[.*\n +", 100),
+}
+
+
+@pytest.mark.parametrize("tensor", CONSTANTS)
+def test_c_network_finds_one_altered_constant(exported, tmp_path, tensor):
+    text = (exported / "resnet8_model.h").read_text()
+    (tmp_path / "resnet8_model.h").write_text(next_integer(text, *CONSTANTS[tensor]))
+    program = network(tmp_path / "check", tmp_path, "-O1")
+    said = fails(check_network(program, exported / "resnet8.bin"))
+    assert re.match(rf"first mismatch in image \d+, {tensor}, element \d+: ", said)
+
+
+@pytest.mark.parametrize("what", ["w", "bias", "factor"])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_c_network_does_not_compile_with_an_array_of_another_length(exported, tmp_path, what, more):
+    text = (exported / "resnet8_model.h").read_text()
+    other = re.sub(rf"( stem_quant_{what}\[)(\d+)", lambda m: f"{m[1]}{int(m[2]) + more}", text)
+    (tmp_path / "resnet8_model.h").write_text(other)
+    built = compile_c(tmp_path / "check", tmp_path)
+    assert built.returncode != 0 and f"stem_quant_{what}_has_another_size" in built.stderr
+
+
+def test_c_network_does_not_compile_with_a_header_that_ends_early(exported, tmp_path):
+    text = (exported / "resnet8_model.h").read_text()
+    (tmp_path / "resnet8_model.h").write_text(text[: text.index("static const struct qlinear_add")])
+    assert compile_c(tmp_path / "check", tmp_path).returncode != 0
+
+
+# The network's images do not reach every accumulator, so its parts are asked alone.
+
+
+class Factor(ctypes.Structure):
+    _fields_ = (("mantissa", ctypes.c_uint32), ("shift", ctypes.c_int))
+
+
+def parts(folder: Path, tmp_path: Path, source: Path = C / "resnet8.c") -> ctypes.CDLL:
+    """The functions and constants of resnet8.c, none of them hidden, as a library."""
+    tensor = tmp_path / "tensor.c"
+    tensor.write_text(
+        '#include "resnet8.h"\nvoid resnet8_tensor(const char *name, const int8_t *values, '
+        "int count)\n{\n    (void)name, (void)values, (void)count;\n}\n"
+    )
+    options = ["-O2", "-shared", "-fPIC", "-Dstatic="]
+    library = ctypes.CDLL(
+        network(tmp_path / "parts.so", folder, *options, sources=[source, tensor])
+    )
+    library.requantize.argtypes = [ctypes.c_int32, Factor, ctypes.c_int8]
+    library.requantize.restype = ctypes.c_int8
+    return library
+
+
+def wrongly_requantized(library: ctypes.CDLL, model: Model) -> int:
+    """At how many of the accumulators beside thresholds C's outputs are not the reference's.
+
+    Both never decrease as the accumulator grows: equal at every threshold and one below it, they
+    are equal on every accumulator that any input can cause.
+    """
+    asked = wrong = 0
+    for node in model.of_type("QLinearConv"):
+        conv = model.conv(node)
+        low, high = conv.accumulator_range()
+        way = partial(requantize, scale=conv.factor, y_zero_point=conv.y_zero_point)
+        edges = proofs.thresholds(way, low, high)
+        acc = np.concatenate([edges, edges - 1, low[:, None], high[:, None]], axis=1)
+        acc = acc.clip(low[:, None], high[:, None]).astype(np.int32)
+        expected = way(acc[None])[0]
+        for m, parts_ in enumerate(zip(*float32_parts(conv.factor), strict=True)):
+            values, at = np.unique(acc[m], return_index=True)
+            factor, zero = Factor(*map(int, parts_)), int(conv.y_zero_point)
+            found = [library.requantize(value, factor, zero) for value in values.tolist()]
+            wrong += int((found != expected[m, at]).sum())
+            asked += len(values)
+    assert asked > 80_000
+    return wrong
+
+
+def wrongly_added(library: ctypes.CDLL, model: Model) -> int:
+    """On how many of all pairs of inputs C's three additions are not the reference's."""
+    every = np.arange(-128, 128).astype(np.int8)
+    A, B = np.repeat(every, 256), np.tile(every, 256)
+    wrong = 0
+    for node, size in zip(model.of_type("QLinearAdd"), (16384, 8192, 4096), strict=True):
+        op, found = ctypes.c_char.in_dll(library, node.name), np.empty_like(A)
+        for start in range(0, A.size, size):
+            at = [array[start:].ctypes.data_as(ctypes.c_void_p) for array in (A, B, found)]
+            library.qlinear_add(ctypes.byref(op), *at)
+        p = model.arguments(node)
+        inputs = [p[f"{k}_{what}"] for k in "ABC" for what in ("scale", "zero_point")]
+        wrong += int((found != qlinear_add(A, *inputs[:2], B, *inputs[2:])).sum())
+    return wrong
+
+
+def test_c_parts_are_exact_on_all_that_they_can_be_given(exported, tmp_path, model):
+    library = parts(exported, tmp_path)
+    assert wrongly_requantized(library, model) == 0
+    assert wrongly_added(library, model) == 0
+
+
+HALF = "(rest > half || (rest == half && floor % 2 == 1))"
+WRONG_PARTS = {
+    "truncated": (HALF, "0 * (rest + half)"),
+    "half up": (HALF, "(rest >= half)"),
+    "rounded once": ("dropped++;", "break;"),
+    "first rounding truncated": ("round_half_even(product, dropped)", "(product >> dropped)"),
+    "not saturated": ("value < -128 ? -128 : value > 127 ? 127 : value", "value"),
+    "sign lost": ("(acc < 0 ? -magnitude : magnitude)", "magnitude"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PARTS)
+def test_wrong_c_requantization_is_found(exported, tmp_path, model, wrong):
+    source = tmp_path / "wrong.c"
+    source.write_text(replaced((C / "resnet8.c").read_text(), *WRONG_PARTS[wrong]))
+    assert wrongly_requantized(parts(exported, tmp_path, source), model) > 0
 
 
 # --- Verilog

@@ -138,6 +138,9 @@ def test_readme_quotes_the_measured_accuracy():
     accuracy = {row["model"].removesuffix(".onnx"): f"{row['accuracy']:.2%}" for row in rows}
     assert quoted == [accuracy[name] for name in order]
     assert all(row["differing"] == 0 for row in rows)
+    book = next(row for row in rows if row["model"] == "resnet8_int8.onnx")
+    numbers = f"{book['elements']:,}", "0", f"{book['accuracy']:.2%}"
+    assert "| " + " | ".join(f"**{number}**" for number in numbers) + " |" in readme
 
 
 def test_an_emulated_processor_without_vnni_computes_what_is_stored(tmp_path):

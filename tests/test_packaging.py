@@ -100,9 +100,9 @@ def test_the_wheel_holds_the_library_alone(built):
         (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
         metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "qlinear").rglob("*")
-             if p.suffix in (".py", ".npz", ".typed")}  # fmt: skip
+             if p.suffix in (".py", ".npz", ".typed", ".js", ".css")}  # fmt: skip
     assert {name for name in names if not name.startswith(info)} == files
-    assert {"qlinear/py.typed", "qlinear/samples.npz"} <= files
+    assert {"qlinear/py.typed", "qlinear/samples.npz", "qlinear/explorer/view.js"} <= files
     assert metadata["Name"] == "qlinear" and metadata["Version"] == qlinear.__version__
     assert metadata["License-Expression"] == "Apache-2.0" and f"{info}/licenses/LICENSE" in names
     assert metadata["Author"] == "The qlinear authors" and metadata["Keywords"]
@@ -158,7 +158,7 @@ def examples() -> list[str]:
 
 def test_readme_shows_every_command():
     names = {line.removeprefix("python -m ").split()[1] for line in examples()}
-    assert names == {"inspect", "validate", "run", "explain", "vectors"}
+    assert names == {"inspect", "validate", "run", "explore", "explain", "vectors"}
     assert any(line.startswith("python -m ") for line in examples())
 
 

@@ -28,6 +28,7 @@ def test_figures_are_in_the_page_with_caption_and_address(path):
     for chapter, own, inside in shown:
         # the drawing itself, which takes the page's colours, not a picture of it
         assert "<svg" in inside and "currentColor" in inside and "<img" not in inside
+        assert "background:white" not in inside  # which is for notebooks
         caption = re.search(r"<figcaption>(.*?)</figcaption>", inside, re.DOTALL)[1]
         text = re.sub(r"<[^>]+>", "", caption).strip()
         assert text.startswith(f"Figure {chapter}.{own}. ")
@@ -46,7 +47,7 @@ def test_boxes_are_boxes_and_citations_citations(path):
     page = built(path)
     cells = json.loads(path.read_text())["cells"]
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    boxes = len(re.findall(r"^> \*\*(?:For implementers|Where this holds)\*\*$", text, re.M))
+    boxes = len(re.findall(r"^> \*\*(?:For implementers|Where this holds)\.?\*\*", text, re.M))
     assert page.count('<p class="admonition-title">') == boxes
     cited = re.findall(r"\[[^\]]+\]\(\.\./book/bibliography\.md#([\w-]+)\)", text)
     entries = set(re.findall(r'bibliography\.html#([\w-]+)"', page))
@@ -59,3 +60,23 @@ def test_links_to_the_published_site_stay_within_this_one(path):
     found = re.findall(r"<a [^>]*>", built(path))
     # the page's own address in its head is another thing
     assert not [link for link in found if published in link]
+
+
+@each_chapter
+def test_links_into_the_explorer_keep_their_pixel(path):
+    links = re.findall(r'href="[^"]*explorer\.html#([^"]*)"', built(path))
+    assert all(set(link.split("&amp;")) == set(re.split("&(?:amp;)*", link)) for link in links)
+    assert links or "explorer.html#" not in path.read_text()
+
+
+def test_the_front_page_holds_an_explorer_numbers_and_ways():
+    page = built(ROOT / "notebooks" / "00-start.ipynb")
+    explorer = re.search(r'<div data-explorer="small" data-start="([^"]*)">(.*?)</div>', page, re.S)
+    assert "layer=block1_conv2&amp;channel=5" in explorer[1]
+    # without scripts a link in words, and no picture to load
+    assert "<a " in explorer[2]
+    assert "<img" not in explorer[2]
+    (script,) = re.findall(r'<script defer src="([^"]*/explorer/start\.js)"', page)
+    assert (HTML / "notebooks" / script).exists()
+    assert len(re.findall(r'<table class="numbers\b', page)) == 1
+    assert len(re.findall(r'<table class="ways\b', page)) == 1

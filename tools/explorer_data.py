@@ -1,61 +1,53 @@
-"""Write the pixel explorer's data from the book's model, for the site: make book runs this.
+"""Write the site's pixel explorer: its scripts, and the book's model as data. make book runs this.
 
     python -m tools.explorer_data --out FOLDER
 
-Writes explorer-data.js (weights, biases, scales, zero points, the 20 images) and, one file an
-image, explorer-ort-NN.js: ONNX Runtime's outputs of the nine convolutions.
+Writes explorer-data.js (the network and its weights; qlinear/explore.py has the format) and, one
+file an image, explorer-ort-NN.js: every tensor that ONNX Runtime computes of it. The scripts and
+the style are copied from qlinear/explorer.
 """
 
 import argparse
-import base64
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from qlinear.errors import UnusableInput, run_command
+from qlinear import explore, oracle
+from qlinear.errors import run_command
 from qlinear.inputs import load_samples
-from qlinear.onnx_model import Model, Node, load
-from qlinear.ort import tensors
+from qlinear.onnx_model import load
 from study.cifar10 import CLASSES
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def packed(array: np.ndarray) -> str:
-    """The array's bytes, little-endian, in base64."""
-    little = array.astype(array.dtype.newbyteorder("<"))
-    return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()
+MODEL = Path("models") / "resnet8_int8.onnx"
 
 
 def short(name: str) -> str:
-    """A node's or tensor's name as the page shows it."""
-    return name.removesuffix("_quantized").removesuffix("_out").removesuffix("_quant")
+    """A node's name as the page shows it, and as its addresses have it."""
+    for ending in ("_quant", "_QuantizeLinear", "_DequantizeLinear"):
+        name = name.removesuffix(ending)
+    return name
 
 
-def conv_entry(model: Model, node: Node, values: dict[str, np.ndarray]) -> dict:
-    conv = model.conv(node)
-    if conv.w_zero_point.any():
-        raise UnusableInput(f"{node.name}: the page's arithmetic leaves w_zero_point out")
-    scales = np.broadcast_to(conv.w_scale, len(conv.w))
-    return {
-        "kind": "conv", "name": short(node.name), "input": short(node.inputs[0]),
-        "shape": list(conv.w.shape), "w": packed(conv.w), "B": packed(conv.B),
-        "w_scale": scales.tolist(), "x_scale": conv.x_scale.item(),
-        "y_scale": conv.y_scale.item(), "x_zero": int(conv.x_zero_point),
-        "y_zero": int(conv.y_zero_point), "strides": node.attributes["strides"],
-        "pads": node.attributes["pads"], "in": list(values[node.inputs[0]].shape[1:]),
-        "out": list(values[node.outputs[0]].shape[1:]),
-    }  # fmt: skip
-
-
-def add(model: Model, node: Node) -> dict:
-    args = model.names(node)
-    made = {"kind": "add", "name": short(node.name), "a": short(args["A"]), "b": short(args["B"])}
-    for tensor in "ABC":
-        made[f"{tensor.lower()}_scale"] = model.constants[args[f"{tensor}_scale"]].item()
-        made[f"{tensor.lower()}_zero"] = int(model.constants[args[f"{tensor}_zero_point"]])
-    return made
+def site_data() -> dict:
+    """The book's model and the 20 sample images, as explore.py has them."""
+    model = load(ROOT / MODEL)
+    images, labels = load_samples()
+    feeds = [{"image": image[None].astype(np.float32)} for image in images]
+    network = oracle.settle(model, feeds[0])
+    files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "data").glob("*.png"))]
+    runs = [
+        explore.Run(
+            explore.ort_values(network, feed),
+            CLASSES[label],
+            explore.picture(feed["image"]),
+            ("--input", file),
+        )
+        for feed, label, file in zip(feeds, labels, files, strict=True)
+    ]
+    labels = dict.fromkeys(("logits_quantized", "logits"), CLASSES)
+    return explore.page_data(network, runs, model=MODEL.as_posix(), named=short, labels=labels)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,26 +57,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the scripts")
     out = parser.parse_args(argv).out
     out.mkdir(parents=True, exist_ok=True)
-    model = load(ROOT / "models" / "resnet8_int8.onnx")
-    images, labels = load_samples()
-    values = tensors(model, images.astype(np.float32))
-    nodes = []
-    for node in model.nodes:
-        if node.op_type == "QLinearConv":
-            nodes.append(conv_entry(model, node, values))
-        elif node.op_type == "QLinearAdd":
-            nodes.append(add(model, node))
-    data = {
-        "nodes": nodes, "images": packed(images), "labels": labels.tolist(), "classes": CLASSES,
-    }  # fmt: skip
-    text = f"window.QLINEAR_EXPLORER = {json.dumps(data, separators=(',', ':'))};\n"
-    (out / "explorer-data.js").write_text(text)
-    convs = model.of_type("QLinearConv")
-    for index in range(len(images)):
-        whole = np.concatenate([values[node.outputs[0]][index].ravel() for node in convs])
-        script = f'window.QLINEAR_ORT({index}, "{packed(whole)}");\n'
+    data = site_data()
+    for index, run in enumerate(data["runs"]):
+        values = explore.in_script(run["values"])
+        script = f"window.QLINEAR_VALUES({index}, {values});\n"
         (out / f"explorer-ort-{index:02d}.js").write_text(script)
-    print(f"wrote {out}: {len(text) // 1024} KB of data for {len(nodes)} nodes")
+        run["values"] = None
+    text = f"window.QLINEAR_EXPLORER = {explore.in_script(data)};\n"
+    (out / "explorer-data.js").write_text(text)
+    for name in (*explore.SCRIPTS, explore.STYLE, explore.START):
+        shutil.copy(explore.FOLDER / name, out)
+    print(f"wrote {out}: {len(text) // 1024} KB of data for {len(data['nodes'])} nodes")
 
 
 if __name__ == "__main__":

@@ -19,16 +19,18 @@ COLAB = """\
 import sys
 
 if "google.colab" in sys.modules:  # Colab starts without the book's files
-    !git clone -q --depth 1 https://github.com/int8-reference/int8-reference book \
-&& pip install -q onnx==1.23.2 onnxruntime==1.32.0 threadpoolctl
+    !test -d book || git clone -q --depth 1 https://github.com/int8-reference/int8-reference book
+    !pip install -q onnx==1.23.2 onnxruntime==1.32.0 threadpoolctl==3.8.0
     sys.path.insert(0, "book")
 try:
     import tools.chapter  # noqa: F401
 except ModuleNotFoundError as missing:
-    sys.exit(
+    line = (
         f"No module {missing.name!r}: this page needs the book's files. Run: git clone "
         "https://github.com/int8-reference/int8-reference && cd int8-reference && make lab"
-    )"""
+    )
+    missing._render_traceback_ = lambda: [line]  # not a whole traceback
+    raise"""
 SETUP = """\
 import numpy as np
 import pandas as pd

@@ -44,10 +44,8 @@ class Picture:
         self.svg, self.png, self.alt = svg, png, alt
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        data = {"image/svg+xml": self.svg, "image/png": self.png, "text/plain": repr(self)}
-        # black text needs it in a dark notebook
-        ground = {"needs_background": "light"}
-        return data, {"image/svg+xml": ground, "image/png": ground}
+        # VS Code takes the text as the PNG's alternative text
+        return {"image/svg+xml": self.svg, "image/png": self.png, "text/plain": repr(self)}, {}
 
     def __repr__(self) -> str:
         return f"Figure: {self.alt}"
@@ -80,8 +78,9 @@ def picture(fig: Figure, alt: str) -> Picture:
     escaped = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     root = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'{box[0]} width="{width:.0f}" height="{height:.0f}" role="img" aria-label="{escaped}" '
-        f'fill="currentColor" stroke-linejoin="round">'
+        # the ground is for notebooks in a dark theme, where text is black; the site leaves it out
+        f'{box[0]} width="{width:.0f}" height="{height:.0f}" style="background:white" '
+        f'role="img" aria-label="{escaped}" fill="currentColor" stroke-linejoin="round">'
     )
     svg = re.sub(r"<svg[^>]*>", root, svg, count=1)
     return Picture(re.sub(r"\n\s*", "\n", svg), dots.getvalue(), alt)

@@ -6,13 +6,17 @@ becomes what the site has for it.
   the page.
 - Folded cells in a row, of which only the last shows something, fold as one.
 - A link to an entry of the bibliography becomes a citation.
+- A picture that links to the explorer, alone in its paragraph, becomes a small explorer.
+- A table whose head holds numbers alone shows them large; one with a link in every head, buttons.
 - A link to the published site becomes a link within this one.
 """
 
+import html
 import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 
 # the first bold words of a block quote, and the kind of its box
@@ -22,6 +26,7 @@ BOXES = {
 }
 CITATION = re.compile(r"\[[^\]\[]+\]\((?:\.\./book/)?bibliography\.md#([\w-]+)\)")
 FIGURE = re.compile(r"Figure (\d+)\.(\d+)\.")
+NUMBER = re.compile(r"[\d,.]+%?")
 
 
 def cited(app, docname: str, source: list[str]) -> None:
@@ -32,7 +37,7 @@ def cited(app, docname: str, source: list[str]) -> None:
 def in_page(path: Path) -> nodes.raw:
     """An SVG file as a part of the page, which gives it its colours."""
     svg = path.read_text(encoding="utf-8")
-    width = re.search(r'width="(\d+)" height="\d+" ', svg)
+    width = re.search(r'width="(\d+)" height="\d+" (?:style="background:white" )?', svg)
     # the page's style gives the height; a page narrower than the figure makes it smaller
     style = f'style="width:100%;max-width:{width[1]}px;height:auto" '
     svg = svg[svg.index("<svg") :].replace(width[0], style, 1)
@@ -95,6 +100,47 @@ class Figures(SphinxTransform):
         slugs[name] = (figure.line or 1, name, found[0].rstrip("."))
 
 
+class Explorers(SphinxTransform):
+    default_priority = 215  # before the link loses its address
+
+    def apply(self) -> None:
+        up = "../" * self.env.docname.count("/")
+        for link in list(self.document.findall(nodes.reference)):
+            page, _, start = link.get("refuri", "").partition("#")
+            alone = isinstance(link.parent, nodes.paragraph) and len(link.parent) == 1
+            shows = isinstance(next(iter(link), None), nodes.image)
+            if not page.endswith("/book/explorer.html") or not alone or not shows:
+                continue
+            # without scripts, the link in words
+            words = nodes.reference("", link[0]["alt"], **link.attributes)
+            head = f'<div data-explorer="small" data-start="{start}">'
+            tail = f'</div>\n<script defer src="{up}_static/explorer/start.js"></script>'
+            link.parent.replace_self(
+                [
+                    nodes.raw("", head, format="html"),
+                    nodes.paragraph("", "", words),
+                    nodes.raw("", tail, format="html"),
+                ]
+            )
+
+
+def is_link(node: nodes.Node) -> bool:
+    """Whether a node is a link, to a page of this site too, which is resolved later."""
+    return isinstance(node, nodes.reference | pending_xref)
+
+
+class Heads(SphinxTransform):
+    default_priority = 210
+
+    def apply(self) -> None:
+        for head in self.document.findall(nodes.thead):
+            entries = list(head.findall(nodes.entry))
+            if all(NUMBER.fullmatch(entry.astext()) for entry in entries):
+                head.parent.parent["classes"].append("numbers")
+            elif all(any(entry.findall(is_link)) for entry in entries):
+                head.parent.parent["classes"].append("ways")
+
+
 class Folds(SphinxTransform):
     default_priority = 230
 
@@ -124,7 +170,8 @@ class SiteLinks(SphinxTransform):
         up = "../" * self.env.docname.count("/")
         for link in self.document.findall(nodes.reference):
             if link.get("refuri", "").startswith(site):
-                link["refuri"] = up + link["refuri"].removeprefix(site)
+                # MyST escapes an address, and so does the writer of HTML
+                link["refuri"] = up + html.unescape(link["refuri"].removeprefix(site))
                 link["classes"] = [*link.get("classes", []), "internal"]
 
 
@@ -136,6 +183,6 @@ def keep_numbers(app, config) -> None:
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", keep_numbers, priority=900)
     app.connect("source-read", cited)
-    for transform in (Boxes, Figures, Folds, SiteLinks):
+    for transform in (Boxes, Figures, Explorers, Heads, Folds, SiteLinks):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
