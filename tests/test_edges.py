@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from qlinear import edges, ort
 from qlinear.errors import UnusableInput
@@ -251,6 +251,16 @@ def test_other_requantizers_step_where_the_operator_does(case):
 def test_nodes_without_a_requantizer_of_their_own(case):
     op_type, inputs, options = case
     graph = from_proto(operator_model(op_type, inputs, **options), "one.onnx")
+    assert edges.requantizer(graph, graph.nodes[0], (3, 6)) is None
+
+
+def test_weights_that_are_fed_beside_a_constant_input_have_none():
+    proto = operator_model("QGemm", GEMM, domain=CONTRIB)
+    weights = next(t for t in proto.graph.initializer if t.name == "B")
+    proto.graph.initializer.remove(weights)
+    proto.graph.input[0].name = "B"
+    proto.graph.initializer.append(numpy_helper.from_array(GEMM["A"], "A"))
+    graph = from_proto(proto, "one.onnx")
     assert edges.requantizer(graph, graph.nodes[0], (3, 6)) is None
 
 

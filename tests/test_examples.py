@@ -101,6 +101,32 @@ def test_c_reference_equals_the_vectors(written, tmp_path):
         assert done.returncode == 0 and done.stdout.startswith("PASS"), name
 
 
+def test_c_reference_takes_a_convolution_of_one_axis(tmp_path):
+    """It is one of two axes with a height of 1; one of three does not compile."""
+    for axes, passes in ((1, True), (3, False)):
+        folder = tmp_path / str(axes)
+        folder.mkdir()
+        w = np.random.default_rng(0).integers(-127, 128, (3, 2, *[3] * axes)).astype(np.int8)
+        inputs = dict(
+            x=np.zeros((1, 4, *[6] * axes), np.int8), x_scale=np.float32(0.1),
+            x_zero_point=np.int8(-7), w=w[:2], w_scale=np.float32(0.02),
+            w_zero_point=np.int8(0), y_scale=np.float32(0.3), y_zero_point=np.int8(5),
+        )  # fmt: skip
+        pads = [1] * axes + [0] * axes
+        proto = operator_model("QLinearConv", inputs, group=2, pads=pads, strides=[2] * axes)
+        y = helper.make_tensor_value_info("y", TensorProto.INT8, [None] * (axes + 2))
+        proto.graph.output[0].CopyFrom(y)
+        onnx.save(proto, folder / "model.onnx")
+        command = [sys.executable, "-m", "qlinear", "vectors", folder / "model.onnx"]
+        command += ["--out", folder / "vectors", "--thresholds"]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        place = next(path for path in (folder / "vectors").iterdir() if path.is_dir())
+        if passes:
+            assert run_c(place, tmp_path / "check", "-DTHRESHOLDS").stdout.startswith("PASS")
+        else:
+            assert build_c(place, tmp_path / "check").returncode != 0
+
+
 @pytest.mark.parametrize("rounding", ["TRUNCATE", "HALF_UP"])
 def test_wrong_c_rounding_is_found(small, tmp_path, rounding):
     assert run_c(small, tmp_path / "check").returncode == 0
