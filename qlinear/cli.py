@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, engine, explore_page, oracle, vectors
+from qlinear import describe, elements, engine, explore_page, oracle, vectors
 from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
 from qlinear.files import check_apart, write_arrays, write_text
-from qlinear.fuse import Network, fuse
+from qlinear.fuse import fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
@@ -29,6 +29,7 @@ EXAMPLES = f"""examples:
   qlinear run MODEL.onnx --input ids=ids.npy --input mask=mask.npy --out tensors.npz
   qlinear explore MODEL.onnx --input photo.png --out page.html
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
+  qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
 
 {STATUS_TABLE}"""
@@ -228,61 +229,107 @@ def explore(args: argparse.Namespace) -> int:
     return 0
 
 
-def _convolutions(network: Network) -> list[Node]:
-    """The QLinearConv nodes of a network.
-
-    Raises:
-        UnusableInput: it has none.
-    """
-    nodes = [n for n in network.graph.of_type("QLinearConv") if not n.domain]
-    if not nodes:
-        kinds = ", ".join(sorted({n.operator for n in network.graph.nodes})) or "none"
-        raise UnusableInput(
-            f"{network.file.path}: no convolution that ONNX Runtime runs in integers; "
-            f"it runs {kinds}"
-        )
-    return nodes
-
-
-def _convolution(network: Network, name: str | None) -> Node:
-    nodes = _convolutions(network)
-    node = network.node(name) if name else nodes[0]
-    if node not in nodes:
-        path = network.file.path
-        raise UnusableInput(f"{path}: node {node.name} is a {node.operator}, not a QLinearConv")
-    return node
-
-
 def explain(args: argparse.Namespace) -> int:
-    """Work out one output element of a QLinearConv, step by step."""
+    """Work out one output element of a node, step by step, beside ONNX Runtime's."""
     model = load(args.model)
     feeds = read_feeds(model, args.input)[0].values
     network = oracle.settle(model, feeds)
-    node = _convolution(network, args.node)
-    conv = network.graph.conv(node)
-    session = oracle.open_graph(network, (node.inputs[0], node.outputs[0]))
+    graph = network.graph
+    node = network.node(args.node) if args.node else _first(graph)
+    tensor = args.node if args.node in node.outputs else node.outputs[0]
+    session = oracle.open_graph(network, [*filter(None, node.inputs), tensor])
     values = feeds | oracle.outputs(model, session, feeds)
-    x, y = values[node.inputs[0]], values[node.outputs[0]]
-    at = tuple(args.pixel) if args.pixel else (0,) * (y.ndim - 2)
-    where = (args.image, args.channel, *at)
-    if len(where) != y.ndim or not all(0 <= v < n for v, n in zip(where, y.shape, strict=True)):
-        raise UnusableInput(
-            f"{args.model}: node {node.name}: y has shape {y.shape}, counted from 0; image "
-            f"{args.image}, channel {args.channel}, pixel {','.join(map(str, at))} is not in it"
-        )
-    try:
-        element = work(x, conv, args.image, args.channel, at)
-    except UnusableInput as error:
-        raise UnusableInput(f"{args.model}: node {node.name}: {error}") from None
-    theirs = y[where]
-    title = f"{printable(node.name)}: output channel {args.channel}, position {at}"
-    sections = explained(conv, element, theirs)
+    theirs = np.asarray(values[tensor])
+    where = _where(args, node, theirs.shape)
+    element = elements.explain(graph, node, values, tensor, where)
+    constant = all(name in graph.constants for name in node.inputs[1:] if name)
+    if node.operator == "QLinearConv" and constant:
+        place = f"output channel {args.channel if args.at is None else where[1]}, "
+        place += f"position {where[2:]}"
+        worked = work(values[node.inputs[0]], graph.conv(node), where[0], where[1], where[2:])
+        sections = explained(graph.conv(node), worked, theirs[where])
+    else:
+        place = f"{printable(tensor)}[{', '.join(map(str, where))}]"
+        sections = pages(graph, node, values, element, theirs[where])
+    title = f"{printable(node.name)}: {place}"
     if args.markdown:
         print(f"## {title}\n")
         print("\n\n".join(f"```\n{section}\n```" for section in sections))
     else:
         print("\n\n".join([title, *sections]))
-    return int(element.y != theirs)
+    return int(not _same(element.y, theirs[where]))
+
+
+def _first(graph: Model) -> Node:
+    """The first convolution; else the first node for which there is an explanation."""
+    explained = [n for n in graph.nodes if elements.has_explanation(n)]
+    found = [n for n in explained if n.operator == "QLinearConv"] or explained
+    if not found:
+        kinds = ", ".join(sorted({n.operator for n in graph.nodes}))
+        raise UnusableInput(f"{graph.path}: nothing to explain: ONNX Runtime runs {kinds}")
+    return found[0]
+
+
+def _where(args: argparse.Namespace, node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index that is asked for: --at, or --image, --channel and --pixel."""
+    if args.at is not None:
+        where, said = tuple(args.at), f"--at {','.join(map(str, args.at))}"
+    else:
+        pixel = args.pixel or (0,) * (len(shape) - 2)
+        where = (args.image, args.channel, *pixel)
+        if len(shape) < 2 and not any((*where, args.pixel)):
+            where = (0,) * len(shape)
+        said = f"image {args.image}, channel {args.channel}, pixel {','.join(map(str, pixel))}"
+    if len(where) != len(shape) or not all(0 <= v < n for v, n in zip(where, shape, strict=True)):
+        raise UnusableInput(
+            f"{args.model}: node {node.name}: y has shape {shape}, counted from 0; {said} is not "
+            "in it"
+        )
+    return where
+
+
+def _same(ours: np.generic, theirs: np.generic) -> bool:
+    """Equal, in type too; NaN equals NaN."""
+    return ours.dtype == theirs.dtype and bool(
+        ours == theirs or (ours != ours) & (theirs != theirs)
+    )
+
+
+def pages(
+    graph: Model, node: Node, values: dict, element: elements.Element, theirs: np.generic
+) -> list[str]:
+    """The pages of an explanation of any operator: parameters, terms, steps, verdict."""
+    tensors = graph.constants | values
+    parameters = [
+        {"input": name, "value": describe.value(tensors[actual])}
+        for name, actual in graph.names(node).items()
+        if describe.is_parameter(name)
+    ]
+    shown = [table(parameters)] if parameters else []
+    if element.terms:
+        shown.append(table(_rows(element.terms)))
+    shown.append(table(_steps(element.steps)))
+    verdict = "equal" if _same(element.y, theirs) else "DIFFERENT"
+    return [*shown, f"ONNX Runtime: {theirs} ({verdict})"]
+
+
+def _rows(terms: dict[str, np.ndarray], most: int = 64) -> list[dict]:
+    """The rows of a table of terms; of a long one the first and the last."""
+    count = len(next(iter(terms.values())))
+    shown = range(count) if count <= most else [*range(most - 8), None, *range(count - 7, count)]
+    return [
+        {"term": i, **{name: str(v[i]) for name, v in terms.items()}}
+        if i is not None
+        else {"term": f"… {count} in all", **dict.fromkeys(terms, "…")}
+        for i in shown
+    ]
+
+
+def _steps(steps: Iterable[tuple]) -> list[dict]:
+    return [
+        {"step": name, "value": str(value), "dtype": np.asarray(value).dtype.name}
+        for name, value in steps
+    ]
 
 
 def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
@@ -299,10 +346,7 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
         {"input channel": c, f"sum of {taps} products": int(s), "running sum": int(r)}
         for c, (s, r) in enumerate(zip(by_channel, by_channel.cumsum(), strict=True))
     ]
-    steps = [
-        {"step": name, "value": str(value), "dtype": np.asarray(value).dtype.name}
-        for name, value in element.requantization()
-    ]
+    steps = _steps(element.requantization())
     verdict = "equal" if element.y == theirs else "DIFFERENT"
     terms = (
         ("x - x_zero_point", element.x_terms),
@@ -315,20 +359,36 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
 
 
 def write_vectors(args: argparse.Namespace) -> int:
-    """Write golden vectors of the QLinearConv layers, for each image."""
+    """Write golden vectors of the QLinearConv layers, of one node, or of all, for each image."""
+    options = vectors.Options(
+        args.layout, args.packed, args.prefix, args.thresholds, args.corners
+    )  # fmt: skip
     model = load(args.model)
     feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
     network = oracle.settle(model, feeds[0].values)
-    nodes = [_convolution(network, args.node)] if args.node else _convolutions(network)
+    nodes = [n for n in network.graph.nodes if n.operator == "QLinearConv" and not args.all]
+    nodes = [network.node(args.node)] if args.node else nodes or list(network.graph.nodes)
 
     def bar(layers: list) -> Iterable:
         return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
 
-    manifest = vectors.write(network, feeds, args.out, nodes, bar)
+    manifest = vectors.write(network, feeds, args.out, nodes, bar, options)
     count = len(manifest["sha256"])
     what = f"{len(nodes)} layers, {len(feeds)} images, {count} files"
     print(printable(f"wrote {args.out}: {what}"))
     return 0
+
+
+def word(text: str) -> int:
+    """Bits of a packed word.
+
+    Raises:
+        ValueError: no positive multiple of 8.
+    """
+    bits = int(text)
+    if bits < 8 or bits % 8:
+        raise ValueError
+    return bits
 
 
 def numbers(text: str) -> list[int]:
@@ -383,14 +443,35 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=float, default=explore_page.LIMIT, metavar="MEGABYTES",
                      help="of values in the page (default: %(default)s)")  # fmt: skip
     one = add("explain", explain, images=False)
-    one.add_argument("--node", help="a convolution (default: the first)")
+    one.add_argument("--node", help="a node, or a tensor that it writes (default: a convolution)")
+    one.add_argument("--at", type=numbers, metavar="I,J,…", help="index of the element, any shape")
     one.add_argument("--pixel", type=numbers, metavar="Y,X", help="output position (default: 0,0)")
     one.add_argument("--channel", type=int, default=0, help="output channel")
     one.add_argument("--image", type=int, default=0, help="position in the batch")
     one.add_argument("--markdown", action="store_true", help="print Markdown")
     one = add("vectors", write_vectors)
     one.add_argument("--out", type=Path, required=True, help="folder to make")
-    one.add_argument("--node", help="one layer (default: all)")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--node", help="one node of any kind (default: every QLinearConv)")
+    which.add_argument("--all", action="store_true", help="every node, chained by the manifest")
+    one.add_argument(
+        "--thresholds", action="store_true",
+        help="also the accumulators at which each channel's output steps: they prove a monotone "
+        "requantizer on every accumulator",
+    )  # fmt: skip
+    one.add_argument(
+        "--corners", action="store_true",
+        help="also accumulators at bounds, ties and saturation, and inputs that give the bounds",
+    )  # fmt: skip
+    one.add_argument("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of axes")
+    one.add_argument(
+        "--packed", type=word, default=0, metavar="BITS",
+        help="also hex text of words of BITS bits, the first element lowest",
+    )  # fmt: skip
+    one.add_argument(
+        "--prefix", action="store_true",
+        help="begin names in C and Verilog with the layer's, so that layers go together",
+    )  # fmt: skip
     return made
 
 

@@ -76,7 +76,7 @@ def extract(model: Model) -> dict:
         for formal, name in model.names(node).items():
             entry = {"formal": formal, **tensor(name)}
             if is_parameter(formal) and name in model.constants:
-                entry["value"] = in_json(node, formal, _plain(model.constants[name]))
+                entry["value"] = in_json(node, formal, plain(model.constants[name]))
             inputs.append(entry)
         return {
             "name": node.name,
@@ -187,7 +187,7 @@ def _ends(values: np.ndarray) -> str:
     return least if least == greatest else f"{least}…{greatest}"
 
 
-def _plain(constant: np.ndarray):
+def plain(constant: np.ndarray):
     """Numbers that JSON holds, of any type that ONNX has."""
     if constant.dtype.kind not in "iufb" or not constant.dtype.isbuiltin:
         constant = constant.astype(np.float64)

@@ -28,6 +28,8 @@ class Feed:
 
     values: dict[str, np.ndarray]
     source: str
+    labels: tuple[int, ...] = ()  # of the images of a batch, where they are known
+    row: int = 0  # of the source's batch, where a batch is run image by image
 
 
 def load_samples() -> tuple[np.ndarray, np.ndarray]:
@@ -304,7 +306,7 @@ def _takes_samples(dtype: np.dtype, shape: tuple) -> bool:
 def _samples(model: Model, name: str, count: int) -> list[Feed]:
     dtype, shape = model.inputs[name]
     batch = shape[0] if isinstance(shape[0], int) else count
-    pixels = load_samples()[0]
+    pixels, labels = load_samples()
     if not 1 <= count <= len(pixels):
         raise UnusableInput(f"{count} images asked for: there are 1 to {len(pixels)} samples")
     runs = -(-count // batch)
@@ -316,7 +318,8 @@ def _samples(model: Model, name: str, count: int) -> list[Feed]:
     for run in range(runs):
         first, last = run * batch, (run + 1) * batch - 1
         which = f"sample image {first}" if batch == 1 else f"sample images {first} to {last}"
-        feeds.append(Feed({name: pixels[first : last + 1].astype(dtype)}, which))
+        named = tuple(labels[first : last + 1].tolist())
+        feeds.append(Feed({name: pixels[first : last + 1].astype(dtype)}, which, named))
     return feeds
 
 

@@ -557,11 +557,28 @@ def test_vectors_of_one_node_are_of_that_node(tmp_path):
     assert sorted(os.listdir(out)) == [manifest["layers"][0]["folder"], "manifest.json"]
 
 
-def test_vectors_are_of_two_dimensions(tmp_path):
-    path = tmp_path / "model.onnx"
-    conv_model(path, x_shape=(1, 2, 6), w=CONV["w"][:, :, 0])
-    assert "x has 3 axes; 4 needed" in refused("vectors", path, "--out", tmp_path / "v")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--packed", "12"], "argument --packed: invalid"),
+        (["--packed", "0"], "argument --packed: invalid"),
+        (["--layout", "HWCN"], "argument --layout: invalid choice"),
+        (["--all", "--node", "conv0"], "--node: not allowed with argument --all"),
+        (["--node", "none"], "no node named 'none'"),
+    ],
+)
+def test_vectors_that_there_are_not(tmp_path, args, message):
+    path = conv_model(tmp_path / "model.onnx")
+    assert message in refused("vectors", path, "--out", tmp_path / "v", *args)
     assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_no_thresholds_past_32_bits(tmp_path):
+    path = conv_model(tmp_path / "m.onnx", x_shape=(1, 2, 1, 1), B=np.full(4, 2**31 - 1, np.int32),
+                      w=np.ones((4, 2, 1, 1), np.int8))  # fmt: skip
+    line = refused("vectors", path, "--out", tmp_path / "v", "--thresholds")
+    assert "node conv: accumulators may pass 32 bits" in line
+    assert os.listdir(tmp_path) == ["m.onnx"]
 
 
 @pytest.mark.parametrize("scale", [2.0**-40, 2.0**-20, 0.02, 0.5, 2.0**20, 2.0**40])

@@ -12,7 +12,7 @@ import pytest
 from conftest import MODELS, ROOT, quantizes
 from onnx import TensorProto, helper, numpy_helper
 
-from qlinear import vectors
+from qlinear import cli, vectors
 from qlinear.engine import run
 from qlinear.fuse import fuse
 from qlinear.inputs import load_samples
@@ -64,7 +64,26 @@ def test_explain_ends_at_onnxruntimes_value():
     marked = qlinear("explain", BOOK, "--markdown").stdout
     assert marked.startswith("## stem_quant") and marked.count("```") % 2 == 0
     assert "channel 99" in refused("explain", BOOK, "--channel", 99)
-    assert "QGemm" in refused("explain", BOOK, "--node", "dense_quant")
+    assert "--at 0,10 is not in it" in refused(
+        "explain", BOOK, "--node", "dense_quant", "--at=0,10"
+    )
+    assert "--at 0 is not in it" in refused("explain", BOOK, "--node", "dense_quant", "--at", 0)
+
+
+def test_explain_of_every_node_of_the_book(capsys, model):
+    for node in model.nodes:
+        assert cli.main(["explain", str(BOOK), "--node", node.name]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"{node.name}: ") and said.endswith(" (equal)\n")
+        assert said.count("(equal)") == 1 and "DIFFERENT" not in said
+
+
+def test_explain_at_an_index_is_explain_of_a_pixel(capsys):
+    said = []
+    for where in (["--at", "0,5,10,12"], ["--pixel", "10,12", "--channel", "5"]):
+        assert cli.main(["explain", str(BOOK), "--node", "block1_conv2_quant", *where]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and "output channel 5, position (10, 12)" in said[0]
 
 
 def test_vectors_are_described_and_checksummed(written):

@@ -39,7 +39,16 @@ def small(tmp_path_factory) -> Path:
     Half of the factors are powers of two, so that many products fall on ties; the zero point is
     odd, so that adding it before the rounding moves a tie; one channel saturates at both ends.
     """
-    folder = tmp_path_factory.mktemp("small")
+    return vectors_of(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory) -> Path:
+    """The same layer with its thresholds, on an image that shows no tie: its products are all 0."""
+    return vectors_of(tmp_path_factory.mktemp("stepped"), "--thresholds", products=False)
+
+
+def vectors_of(folder: Path, *options: str, products: bool = True) -> Path:
     rng = np.random.default_rng(0)
     scales = np.float32([1 / 32, 1 / 64, 2, 0.013, 0.0217, 1 / 128])
     inputs = dict(
@@ -52,9 +61,10 @@ def small(tmp_path_factory) -> Path:
     y = helper.make_tensor_value_info("y", TensorProto.INT8, [None] * 4)
     proto.graph.output[0].CopyFrom(y)
     onnx.save(proto, folder / "model.onnx")
-    np.save(folder / "x.npy", rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8))
+    x = rng.integers(-128, 128, (1, 4, 5, 6)).astype(np.int8)
+    np.save(folder / "x.npy", x if products else np.full_like(x, -7))
     command = [sys.executable, "-m", "qlinear", "vectors", folder / "model.onnx"]
-    command += ["--input", folder / "x.npy", "--out", folder / "vectors"]
+    command += ["--input", folder / "x.npy", "--out", folder / "vectors", *options]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     return next(path for path in (folder / "vectors").iterdir() if path.is_dir())
 
@@ -91,12 +101,48 @@ def test_c_reference_equals_the_vectors(written, tmp_path):
         assert done.returncode == 0 and done.stdout.startswith("PASS"), name
 
 
+def test_c_reference_takes_a_convolution_of_one_axis(tmp_path):
+    """It is one of two axes with a height of 1; one of three does not compile."""
+    for axes, passes in ((1, True), (3, False)):
+        folder = tmp_path / str(axes)
+        folder.mkdir()
+        w = np.random.default_rng(0).integers(-127, 128, (3, 2, *[3] * axes)).astype(np.int8)
+        inputs = dict(
+            x=np.zeros((1, 4, *[6] * axes), np.int8), x_scale=np.float32(0.1),
+            x_zero_point=np.int8(-7), w=w[:2], w_scale=np.float32(0.02),
+            w_zero_point=np.int8(0), y_scale=np.float32(0.3), y_zero_point=np.int8(5),
+        )  # fmt: skip
+        pads = [1] * axes + [0] * axes
+        proto = operator_model("QLinearConv", inputs, group=2, pads=pads, strides=[2] * axes)
+        y = helper.make_tensor_value_info("y", TensorProto.INT8, [None] * (axes + 2))
+        proto.graph.output[0].CopyFrom(y)
+        onnx.save(proto, folder / "model.onnx")
+        command = [sys.executable, "-m", "qlinear", "vectors", folder / "model.onnx"]
+        command += ["--out", folder / "vectors", "--thresholds"]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        place = next(path for path in (folder / "vectors").iterdir() if path.is_dir())
+        if passes:
+            assert run_c(place, tmp_path / "check", "-DTHRESHOLDS").stdout.startswith("PASS")
+        else:
+            assert build_c(place, tmp_path / "check").returncode != 0
+
+
 @pytest.mark.parametrize("rounding", ["TRUNCATE", "HALF_UP"])
 def test_wrong_c_rounding_is_found(small, tmp_path, rounding):
     assert run_c(small, tmp_path / "check").returncode == 0
     wrong = run_c(small, tmp_path / "check", f"-DWRONG_ROUNDING={rounding}")
     assert wrong.returncode == 1
     assert "first mismatch" in wrong.stdout and "FAIL" in wrong.stdout
+
+
+def test_thresholds_find_in_c_what_images_do_not(stepped, tmp_path):
+    done = run_c(stepped, tmp_path / "check", "-DTHRESHOLDS")
+    count = len((stepped / "thresholds_y.hex").read_text().split())
+    assert done.stdout == f"PASS: {6 * 3 * 6 + count} outputs equal\n"
+    assert run_c(stepped, tmp_path / "check", "-DWRONG_ROUNDING=HALF_UP").returncode == 0
+    wrong = run_c(stepped, tmp_path / "check", "-DWRONG_ROUNDING=HALF_UP", "-DTHRESHOLDS")
+    assert wrong.returncode == 1
+    assert re.search(r"first mismatch at channel \d+, acc -?\d+: y ", wrong.stdout)
 
 
 def damaged_header(small: Path, tmp_path: Path, change) -> Path:
@@ -486,10 +532,10 @@ def test_wrong_c_requantization_is_found(exported, tmp_path, model, wrong):
 # --- Verilog
 
 
-def build_verilog(folder: Path, program: Path, element: Path = ELEMENT) -> str:
+def build_verilog(folder: Path, program: Path, element: Path = ELEMENT, *options: str) -> str:
     """Compile the bench with the sizes of a layer; returns what the compiler said."""
     needs(shutil.which("iverilog") is not None, "Icarus Verilog")
-    command = ["iverilog", "-g2001", "-Wall", "-I", folder, "-o", program, element, BENCH]
+    command = ["iverilog", "-g2001", "-Wall", *options, "-I", folder, "-o", program, element, BENCH]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return built.stderr
@@ -631,3 +677,30 @@ def test_verilog_bench_finds_a_wrong_element(small, tmp_path, mutant):
     wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS[mutant]))
     build_verilog(small, tmp_path / "bench", wrong)
     assert "first mismatch" in fails(simulate(small, tmp_path / "bench"))
+
+
+STAGE_2 = [name for name in MUTANTS if "rounding" in name or "saturated" in name]
+STAGE_2 += ["truncated", "half up", "half away from zero", "half to odd", "no zero point"]
+
+
+@pytest.mark.parametrize("mutant", STAGE_2)
+def test_verilog_thresholds_find_a_wrong_stage_2(stepped, tmp_path, mutant):
+    wrong = tmp_path / "pe.v"
+    wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS[mutant]))
+    if mutant == "half up":  # which this image does not show
+        build_verilog(stepped, tmp_path / "bench", wrong)
+        assert simulate(stepped, tmp_path / "bench").returncode == 0
+    build_verilog(stepped, tmp_path / "bench", wrong, "-DTHRESHOLDS")
+    assert "first mismatch" in fails(simulate(stepped, tmp_path / "bench"))
+
+
+@pytest.mark.parametrize("name", ["channel", "acc", "y"])
+def test_verilog_thresholds_pass_whole_alone(stepped, tmp_path, name):
+    assert "warning" not in build_verilog(stepped, tmp_path / "bench", ELEMENT, "-DTHRESHOLDS")
+    done = simulate(stepped, tmp_path / "bench")
+    count = len((stepped / "thresholds_y.hex").read_text().split())
+    assert done.returncode == 0 and done.stdout.startswith(f"PASS: {count} thresholds equal\n")
+    folder = shutil.copytree(stepped, tmp_path / "layer")
+    path = folder / f"thresholds_{name}.hex"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert f"{path.name}: ends before word" in fails(simulate(folder, tmp_path / "bench"))

@@ -9,6 +9,8 @@
  * Needs IEEE 754 float32 without excess precision (FLT_EVAL_METHOD 0) and the default rounding mode.
  * Define WRONG_ROUNDING as TRUNCATE or HALF_UP to see how a wrong rounding is found: truncation on
  * any layer, half up where a product falls on a tie.
+ * Define THRESHOLDS, for vectors made with --thresholds, to check stage 2 at every accumulator at
+ * which an output steps: as it never decreases, it is then right on every accumulator.
  */
 #include <float.h>
 #include <math.h>
@@ -16,6 +18,9 @@
 #include <string.h>
 
 #include "layer.h"
+#ifdef THRESHOLDS
+#include "thresholds.h"
+#endif
 
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
 #error "float32 arithmetic has excess precision here: the result would not be exact"
@@ -41,6 +46,11 @@ HOLDS(vec_bias, C_OUT);
 HOLDS(vec_factor, C_OUT);
 HOLDS(vec_acc, C_OUT * H_OUT * W_OUT);
 HOLDS(vec_y, C_OUT * H_OUT * W_OUT);
+#ifdef THRESHOLDS
+HOLDS(vec_thresholds_channel, THRESHOLDS_COUNT);
+HOLDS(vec_thresholds_acc, THRESHOLDS_COUNT);
+HOLDS(vec_thresholds_y, THRESHOLDS_COUNT);
+#endif
 
 /* Stage 1: the exact sum of products and the bias. Padding stands for x_zero_point: it adds 0. */
 static int32_t accumulate(int m, int oy, int ox)
@@ -97,6 +107,15 @@ int main(void)
                                m, oy, ox, (long)acc, (long)vec_acc[out], y, (int)vec_y[out]);
                 }
             }
+#ifdef THRESHOLDS
+    for (long i = 0; i < THRESHOLDS_COUNT; i++, out++) {
+        const int y = requantize(vec_thresholds_acc[i], vec_thresholds_channel[i]);
+        if (y != vec_thresholds_y[i] && wrong++ == 0)
+            printf("first mismatch at channel %ld, acc %ld: y %d, expected %d\n",
+                   (long)vec_thresholds_channel[i], (long)vec_thresholds_acc[i],
+                   y, (int)vec_thresholds_y[i]);
+    }
+#endif
     if (wrong)
         printf("FAIL: %ld of %ld outputs differ\n", wrong, out);
     else

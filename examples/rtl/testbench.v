@@ -4,7 +4,12 @@
 // with the first mismatch, or with the file and the word (counted from 0) that cannot be used. The
 // exit status is 0 for PASS alone, else 1 under Icarus Verilog and 134 under Verilator (--binary
 // --timing -Wno-WIDTH): $fatal, younger than Verilog-2001, sets it in both.
+// With THRESHOLDS defined, for vectors made with --thresholds, it also gives stage 2 every
+// accumulator at which an output steps: as stage 2 never decreases, it is then right on all.
 `include "layer.vh"
+`ifdef THRESHOLDS
+`include "thresholds.vh"
+`endif
 
 module testbench;
     localparam integer TAPS = (`C_IN / `GROUPS) * `K_H * `K_W;
@@ -19,6 +24,12 @@ module testbench;
     reg [31:0] shift_mem [0:`C_OUT - 1];
     reg [31:0] acc_mem [0:OUTPUTS - 1];
     reg [7:0] y_mem [0:OUTPUTS - 1];
+
+`ifdef THRESHOLDS
+    reg [31:0] step_channel [0:`THRESHOLDS_COUNT - 1];
+    reg [31:0] step_acc [0:`THRESHOLDS_COUNT - 1];
+    reg [7:0] step_y [0:`THRESHOLDS_COUNT - 1];
+`endif
 
     reg clk = 0, start = 0, valid = 0, last = 0;
     reg signed [8:0] x, w;
@@ -82,6 +93,20 @@ module testbench;
         open(`C_OUT, 8, 8);
         for (i = 0; i < size; i = i + 1) begin next_word; shift_mem[i] = word; end
         close;
+`ifdef THRESHOLDS
+        name = "thresholds_channel.hex";
+        open(`THRESHOLDS_COUNT, 8, 32);
+        for (i = 0; i < size; i = i + 1) begin next_word; step_channel[i] = word; end
+        close;
+        name = "thresholds_acc.hex";
+        open(`THRESHOLDS_COUNT, 8, 32);
+        for (i = 0; i < size; i = i + 1) begin next_word; step_acc[i] = word; end
+        close;
+        name = "thresholds_y.hex";
+        open(`THRESHOLDS_COUNT, 2, 8);
+        for (i = 0; i < size; i = i + 1) begin next_word; step_y[i] = word[7:0]; end
+        close;
+`endif
         wrong = 0;
         out = 0;
         for (m = 0; m < `C_OUT; m = m + 1)
@@ -98,7 +123,21 @@ module testbench;
                     end
                     out = out + 1;
                 end
+`ifdef THRESHOLDS
+        for (i = 0; i < `THRESHOLDS_COUNT; i = i + 1) begin
+            run_step;
+            if (done !== 1'b1 || y !== wide(step_y[i], `Y_MIN < 0)) begin
+                if (wrong == 0)
+                    $display("first mismatch at threshold %0d, channel %0d, acc %0d: done %b; y %0d, expected %0d",
+                             i, m, bias, done, y, wide(step_y[i], `Y_MIN < 0));
+                wrong = wrong + 1;
+            end
+        end
+        if (wrong == 0) $display("PASS: %0d thresholds equal", i);
+        out = out + i;
+`endif
         if (wrong != 0) $fatal(1, "FAIL: image %02d: %0d of %0d outputs differ", image, wrong, out);
+        out = OUTPUTS;
         $display("PASS: image %02d: %0d accumulators and %0d outputs equal", image, out, out);
         $finish;
     end
@@ -149,6 +188,25 @@ module testbench;
         else if (character >= "A" && character <= "F") hex_digit = character - "A" + 10;
         else hex_digit = 16;
     endfunction
+
+`ifdef THRESHOLDS
+    // one product of zero: the accumulator is the bias
+    task run_step;
+        begin
+            m = step_channel[i];
+            bias = step_acc[i];
+            mantissa = mantissa_mem[m][23:0];
+            shift = shift_mem[m][7:0];
+            x = 0;
+            w = 0;
+            start = 1;
+            last = 1;
+            valid = 1;
+            #1 clk = 1;
+            #1 clk = 0;
+        end
+    endtask
+`endif
 
     // one output element: TAPS clocks, one product each; padding is a product of zero
     task run_element;
