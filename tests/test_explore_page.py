@@ -342,7 +342,7 @@ def test_what_has_no_values_or_no_elements_says_so(browser, tmp_path):
         assert tab.locator(".explorer-nodes select").input_value() == end
         assert tab.locator(".explorer-out figcaption").inner_text() == f"{end}: {why}"
         assert tab.locator(".explorer-steps").inner_text() == ""
-        assert tab.locator(".explorer-note").inner_text() == ""
+        assert tab.locator(".explorer-note[role=status]").inner_text() == ""
     assert tab.errors == []
     tab.close()
 

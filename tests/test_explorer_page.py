@@ -455,8 +455,10 @@ def on_a_site(tmp_path, small=False):
     return page, folder
 
 
-@pytest.mark.parametrize("damage", [None, "", "window.QLINEAR_VALUES(4, {"])
-@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "small"),
+    [(None, False), ("", False), ("window.QLINEAR_VALUES(4, {", False), (None, True)],
+)
 def test_values_that_do_not_load_leave_no_verdict(browser, tmp_path, damage, small):
     path, folder = on_a_site(tmp_path, small)
     bad = folder / "explorer-ort-04.js"
