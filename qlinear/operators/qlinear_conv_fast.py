@@ -204,7 +204,8 @@ def convolve(plan: Plan, memory: Buffers, x: np.ndarray, y: np.ndarray) -> None:
         some = slice(first, min(first + fewer, count))
         m = some.stop - some.start
         memory.copied[:m] = memory.windows[some]
-        np.matmul(plan.weights, memory.columns[:m], out=memory.sums[some])
+        with np.errstate(invalid="ignore"):  # BLAS may look at more than the matrices
+            np.matmul(plan.weights, memory.columns[:m], out=memory.sums[some])
     acc, limits = memory.acc[:count], np.iinfo(y.dtype)
     acc *= plan.factor
     np.rint(acc, out=acc)
