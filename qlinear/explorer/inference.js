@@ -116,7 +116,8 @@
     for (const view of views) byName[view.name] = view;
     const [tensors, packed, labels] = [data.tensors, data.constants, data.labels].map(bare);
     return {
-      data: { ...data, tensors, constants: packed, labels }, views, byName, writer, constants: new Map(),
+      data: { ...data, tensors, constants: packed, labels },
+      views, byName, writer, constants: new Map(),
     };
   }
 

@@ -114,8 +114,10 @@
       for (const [key, most] of Object.entries(last)) {
         const value = Math.max(0, Math.min(most, state[key] || 0));
         if (value === state[key]) continue;
-        if (most >= 0) wrong.push(`${AXES[key] ?? key} goes from 0 to ${number(most)}; this is ${number(value)}`);
         state[key] = value;
+        if (most < 0) continue; // a tensor without elements
+        const range = `${AXES[key] ?? key} goes from 0 to ${number(most)}`;
+        wrong.push(`${range}; this is ${number(value)}`);
       }
       return wrong;
     }
