@@ -207,7 +207,7 @@ def explore(args: argparse.Namespace) -> int:
     alone = feeds if args.input else vectors.one_by_one(model, feeds)
     if len(alone) > len(feeds):
         feeds = [replace(feed, source=f"sample image {i}") for i, feed in enumerate(alone)]
-    if args.limit <= 0:
+    if not args.limit > 0:  # nan too
         raise UnusableInput(f"--limit {args.limit:g}: megabytes are more than 0")
     # a command takes the first run of its inputs
     given = [part for text in args.input for part in ("--input", text)]

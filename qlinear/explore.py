@@ -218,7 +218,9 @@ def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) 
 def in_script(data: dict) -> str:
     """Data as an expression of JavaScript that may stand in a page."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")  # no text of a model's ends the script
+    text = text.replace("<", "\\u003c")  # no text of a model's ends the script
+    # in an object that is written out, a tensor of this name would be no member
+    return f"JSON.parse({json.dumps(text)})" if '"__proto__":' in text else text
 
 
 def stored(array: np.ndarray) -> list:
@@ -313,6 +315,8 @@ def _steps(graph: Model, node: Node, values: dict[str, np.ndarray]) -> tuple[dic
     missing = [k for k, v in operands.items() if not _is_array(v)]
     if missing or not _is_array(values.get(node.outputs[0])):
         return None, f"{', '.join(missing) or 'its output'} is no tensor of this run"
+    if not values[node.outputs[0]].size:
+        return None, "its output has no elements"
     try:
         return kind(graph, node, operands, values), ""
     except UnusableInput as error:
@@ -337,6 +341,8 @@ def _conv(graph: Model, node: Node, operands: dict, values: dict) -> dict:
 def _dense(graph: Model, node: Node, operands: dict, values: dict) -> dict:
     _computed(graph, node, values)
     a, b = (operands.get(k, operands.get(k.upper())) for k in "ab")
+    if not np.isfinite(node.attributes.get("alpha", 1.0)):
+        raise UnusableInput(f"alpha is {node.attributes['alpha']}; the explorer shows finite ones")
     if min(a.ndim, b.ndim) < 2:
         raise UnusableInput("one operand is a vector; the explorer shows products of matrices")
     for k in ("b_scale", "b_zero_point"):

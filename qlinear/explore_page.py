@@ -101,7 +101,8 @@ def page(
     costs |= {k: cost(v) for k, v in feeds[0].values.items()}
     for values in _fetched(network, feeds[0].values, written, ends[0], progress, "measuring"):
         costs |= {k: cost(v) for k, v in values.items()}
-    wanted = [network.node(name) for name in nodes]
+    asked = [network.node(name) for name in nodes]
+    wanted = [node for node in network.graph.nodes if node in asked]  # each once
     kept = wanted or _fitting(network.graph, costs, limit * 1e6 / len(feeds))
     names = {n for node in kept for n in (*node.inputs, *node.outputs)}
     runs = [

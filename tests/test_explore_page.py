@@ -27,7 +27,8 @@ from onnxruntime.quantization import QuantFormat
 
 
 def data_of(page: str) -> dict:
-    return json.loads(page.split("window.QLINEAR_EXPLORER = ")[1].split(";\n</script>")[0])
+    found = page.split("window.QLINEAR_EXPLORER = ")[1].split(";\n</script>")[0]
+    return json.loads(found) if found[0] == "{" else json.loads(json.loads(found[11:-1]))
 
 
 def page_of(model: Model, feeds: dict, **options) -> explore_page.Page:
@@ -202,12 +203,33 @@ def test_what_is_not_repeated_is_refused():
         explore_page.show(model)
 
 
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), -0.3])
+def test_a_factor_that_is_no_number_is_no_step(alpha, engine):
+    model = made(
+        [helper.make_node("QGemm", ["x", "s", "z", "w", "s", "z", "", "s", "z"], ["y"],
+                          domain="com.microsoft", alpha=alpha)],
+        {"x": (TensorProto.UINT8, [2, 3])}, {"y": (TensorProto.UINT8, None)},
+        {"s": np.float32(0.5), "z": np.uint8(3), "w": np.arange(6, dtype=np.uint8).reshape(3, 2)},
+    )  # fmt: skip
+    feeds = {"x": np.arange(6, dtype=np.uint8).reshape(2, 3)}
+    page = page_of(model, feeds)
+    (node,) = data_of(page.text)["nodes"]
+    assert ("alpha is" in node["why"]) == (not np.isfinite(alpha))
+    assert page.computed == check_values(engine, page, model, feeds) == int(np.isfinite(alpha))
+
+
+def test_a_node_that_is_asked_for_twice_is_there_once():
+    page = page_of(load(BOOK), read_feeds(load(BOOK))[0].values, nodes=["stem_quant"] * 2)
+    assert (page.with_values, page.nodes) == (1, 17) and "16 of 17 nodes" in page.notes[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--out", BOOK], "would replace"),
         (["--out", "no/such/folder/page.html"], "nothing was written"),
         (["--out", "x.html", "--limit", "0"], "more than 0"),
+        (["--out", "x.html", "--limit", "nan"], "more than 0"),
         (["--out", "x.html", "--node", "nobody"], "nobody"),
         (["--out", "x.html", "--images", "99"], "99 images"),
     ],
@@ -263,6 +285,66 @@ def test_the_page_works_alone_and_offline(tmp_path, browser, model):
     assert "<b>model.onnx" in tab.title() and "<b>" in tab.locator("h1").inner_text()
     assert tab.locator("img[src=x]").count() == 0
     assert asked == [address] and errors == []
+
+
+def opened(browser, page: explore_page.Page, path):
+    path.write_text(page.text, encoding="utf-8")
+    tab = browser.new_page()
+    tab.errors = []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.goto(path.as_uri())
+    return tab
+
+
+def test_tensors_may_have_the_names_of_javascripts_own(browser, tmp_path, engine):
+    x, y = "__proto__", "constructor"
+    model = made(
+        [helper.make_node("QLinearAdd", [a, "s", "z", x, "s", "z", "s", "z"], [b], name=a,
+                          domain="com.microsoft") for a, b in ((x, y), (y, "toString"))],
+        {x: (TensorProto.UINT8, [3])}, {"toString": (TensorProto.UINT8, None)},
+        {"s": np.float32(0.5), "z": np.uint8(3)},
+    )  # fmt: skip
+    feeds = {x: np.uint8([4, 5, 6])}
+    page = page_of(model, feeds)
+    assert check_values(engine, page, model, feeds) == 2
+    tab = opened(browser, page, tmp_path / "page.html")
+    for name, shown in ((x, "7 = equal"), (y, "9 = equal")):
+        tab.locator(".explorer-nodes select").select_option(name)
+        tab.wait_for_function(f"location.hash.includes('layer={name}')")
+        assert tab.locator(".explorer-verdict-row .verdict").inner_text() == shown
+    assert tab.errors == []
+    tab.close()
+
+
+def test_what_has_no_values_or_no_elements_says_so(browser, tmp_path):
+    """A sequence, and tensors without elements, beside each other: both can be walked to."""
+    nodes = [
+        ("SplitToSequence", ["x"], "q"),
+        ("SequenceLength", ["q"], "n"),
+        ("Slice", ["x", "two", "two"], "e"),
+        ("QuantizeLinear", ["e", "s", "z"], "y"),
+    ]
+    model = made(
+        [helper.make_node(op, ins, [out]) for op, ins, out in nodes],
+        {"x": (TensorProto.FLOAT, [4, 3])},
+        {
+            n: (getattr(TensorProto, kind), None)
+            for n, kind in (("n", "INT64"), ("y", "UINT8"), ("e", "FLOAT"))
+        },
+        {"two": np.int64([2]), "s": np.float32(0.5), "z": np.uint8(3)},
+    )
+    page = page_of(model, {"x": np.ones((4, 3), np.float32)})
+    assert (page.with_values, page.computed) == (4, 0)
+    tab = opened(browser, page, tmp_path / "page.html")
+    for start, end, why in (("n", "q", "no values in this page"), ("y", "e", "no elements")):
+        tab.locator(".explorer-nodes select").select_option(start)
+        tab.locator(".explorer-tables button").click()
+        assert tab.locator(".explorer-nodes select").input_value() == end
+        assert tab.locator(".explorer-out figcaption").inner_text() == f"{end}: {why}"
+        assert tab.locator(".explorer-steps").inner_text() == ""
+        assert tab.locator(".explorer-note[role=status]").inner_text() == ""
+    assert tab.errors == []
+    tab.close()
 
 
 def test_a_notebook_shows_it_in_a_frame(browser, model):

@@ -344,7 +344,7 @@ def test_what_if_counts_what_numpy_counts(opened):
             at = state(page)
             assert differ[0, int(at["channel"]), int(at["y"]), int(at["x"])]
             page.locator(f"input[data-key={key}]").first.check()
-        assert "All as ONNX Runtime does it" in page.locator(".explorer-count").inner_text()
+        assert "No switch is set" in page.locator(".explorer-count").inner_text()
 
 
 def test_thumbnails_and_the_chart_are_handles(opened):
@@ -440,6 +440,85 @@ def test_it_works_in_a_frame_that_may_do_nothing_else(browser, data, tmp_path):
     assert not inside.get_by_role("button", name="copy link").is_visible()
     assert not errors
     page.close()
+
+
+def on_a_site(tmp_path, small=False):
+    """A page that loads the explorer as the site's do; its folder, to damage it."""
+    folder = tmp_path / "book" / "explorer"
+    explorer_data.main(["--out", str(folder)])
+    kind = "small" if small else ""
+    page = folder.parent / "page.html"
+    page.write_text(
+        f'<!doctype html><div data-explorer="{kind}" data-linked data-start="">none</div>'
+        '<script src="explorer/start.js"></script>'
+    )
+    return page, folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "small"),
+    [(None, False), ("", False), ("window.QLINEAR_VALUES(4, {", False), (None, True)],
+)
+def test_values_that_do_not_load_leave_no_verdict(browser, tmp_path, damage, small):
+    path, folder = on_a_site(tmp_path, small)
+    bad = folder / "explorer-ort-04.js"
+    good = bad.read_text()
+    bad.unlink() if damage is None else bad.write_text(damage)
+    tab = browser.new_page()
+    errors = []
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.goto(path.as_uri() + "#layer=block1_conv2&channel=5&y=10&x=12&round=floor")
+    verdict_there = ".explorer-verdict b" if small else ".explorer-verdict-row .verdict"
+    tab.wait_for_selector(verdict_there)
+    if not small:
+        tab.wait_for_function(
+            "document.querySelector('.explorer-count').textContent.includes('differ from')"
+        )
+    tab.evaluate("location.hash = '#image=4&layer=block1_conv2&channel=5&y=10&x=12&round=floor'")
+    tab.wait_for_function(
+        "document.querySelector('.explorer-note').textContent.includes('did not load')"
+    )
+    seen = "['.explorer-count', '.explorer-verdict, .explorer-steps'].map((one) => " \
+        "document.querySelector(one)?.textContent ?? '')"  # fmt: skip
+    assert set(tab.evaluate(seen)) == {""}
+    assert not tab.locator(".explorer-heat").is_visible()
+    # what can be pressed all the same does nothing, and nothing of another image comes back
+    tab.locator(".explorer-play").click()
+    tab.locator(".explorer-chart").click()
+    tab.locator(".explorer-out .explorer-frame").click()
+    if not small:
+        tab.locator(".explorer-tables button").first.click()
+        tab.locator(".explorer-in .explorer-frame").first.click()
+    assert set(tab.evaluate(seen)) == {""}
+    assert errors == [] if damage != "window.QLINEAR_VALUES(4, {" else len(set(errors)) == 1
+    bad.write_text(good)
+    tab.evaluate("location.hash = '#image=4&layer=block1_conv2&channel=5&y=10&x=13'")
+    tab.wait_for_selector(verdict_there)
+    assert "equal" in tab.locator(verdict_there).last.inner_text()
+    tab.close()
+
+
+def test_differences_of_another_image_or_switch_are_not_seen_while_these_are_computed(opened):
+    with opened(ELEMENT + "&round=floor") as page:
+        whole = "document.querySelector('.explorer-count').textContent.includes('differ from')"
+        page.wait_for_function(whole)
+        assert page.locator(".explorer-heat").is_visible()
+        seen = page.evaluate("""() => {
+          const shown = [], [explorer] = qlinearExplorer.explorers;
+          const see = () => shown.push([getComputedStyle(explorer.heat.figure).visibility,
+            explorer.heat.figure.hidden, explorer.count.textContent]);
+          const pick = () => explorer.root.querySelector("input[data-key=round][value=up]").click();
+          for (const change of [pick, () => explorer.set({ image: 2 }),
+            () => explorer.set({ layer: "stem" })]) {
+            change();
+            see();
+          }
+          return shown;
+        }""")
+        for visibility, hidden, count in seen:
+            assert (hidden or visibility == "hidden") and count == "computing the layer: 0 %"
+        page.wait_for_function(whole)
+        assert page.locator(".explorer-heat").is_visible()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -84,6 +84,10 @@
     return unsigned ? [0, 2 ** width - 1] : [-(2 ** (width - 1)), 2 ** (width - 1) - 1];
   }
 
+  // a member of a model's names; "constructor" is nothing but a name
+  const own = (record, name) =>
+    record && Object.hasOwn(record, name) ? record[name] : undefined;
+
   const sizeOf = (shape) => shape.reduce((product, n) => product * n, 1);
 
   // Any tensor as pictures: its last axis is x, those before it y, channel and, all others, n.
@@ -103,27 +107,31 @@
   function network(data) {
     const views = data.nodes.flatMap((node) =>
       node.outputs.map((tensor, i) => ({ node, tensor, name: i ? tensor : node.name })));
-    // names are a model's own: "constructor" is nothing but a name
-    const own = (record) => Object.assign(Object.create(null), record);
-    const byName = own(), writer = own();
+    const bare = (record) => Object.assign(Object.create(null), record);
+    const byName = bare(), writer = bare();
     for (const view of views) {
       writer[view.tensor] = view;
       byName[view.tensor] ??= view;
     }
     for (const view of views) byName[view.name] = view;
-    const [tensors, packed] = [own(data.tensors), own(data.constants)];
+    const [tensors, packed, labels] = [data.tensors, data.constants, data.labels].map(bare);
     return {
-      data: { ...data, tensors, constants: packed }, views, byName, writer, constants: new Map(),
+      data: { ...data, tensors, constants: packed, labels },
+      views, byName, writer, constants: new Map(),
     };
   }
 
+  // a tensor's shape in one run; undefined of what is no tensor
+  const shapeOf = ({ data }, run, name) => own(run.shapes, name) ?? data.tensors[name]?.shape;
+
   // A tensor of one run, { name, dtype, shape, values }, or null: the page has no values of it.
-  function tensor({ data, constants }, run, name) {
-    const described = data.tensors[name], packed = data.constants[name] ?? run.values[name];
+  function tensor(network, run, name) {
+    const { data, constants } = network, described = data.tensors[name];
+    const packed = data.constants[name] ?? own(run.values, name);
     if (!described || !packed) return null;
     const cache = name in data.constants ? constants : run.unpacked ??= new Map();
     if (!cache.has(name)) {
-      const shape = run.shapes?.[name] ?? described.shape;
+      const shape = shapeOf(network, run, name);
       cache.set(name, { name, dtype: described.dtype, shape, values: unpacked(packed) });
     }
     return cache.get(name);
@@ -578,6 +586,6 @@
 
   globalThis.qlinearInference = {
     rint, halfUp, fma, clamp, signedBits, unpacked, range, layout, indexOf, positionOf, network,
-    tensor, layer, padding, SWITCHES, switches, chosen, value, element, same, sweep, field,
+    shapeOf, tensor, layer, padding, SWITCHES, switches, chosen, value, element, same, sweep, field,
   };
 }

@@ -62,14 +62,14 @@
 
     // the output's shape as pictures; known before the run's values are
     get layout() {
-      const { tensor } = this.view;
-      return Q.layout(this.run.shapes?.[tensor] ?? this.data.tensors[tensor]?.shape ?? []);
+      return Q.layout(Q.shapeOf(this.network, this.run, this.view.tensor) ?? []);
     }
 
     tensorOf(name) { return Q.tensor(this.network, this.run, name); }
 
-    // the node's operands, ready; kept for a few nodes
+    // The node's operands, ready; kept for a few nodes. None before the run's values are there.
     get layer() {
+      if (!this.run.values) return null;
       const { layers, state: { image, layer } } = this, key = `${image} ${layer}`;
       if (!layers.has(key)) {
         if (layers.size > 8) layers.clear();
@@ -112,10 +112,12 @@
       const { state } = this, wrong = [], { N, C, H, W } = this.layout;
       const last = { n: N - 1, channel: C - 1, y: H - 1, x: W - 1, mac: this.layer?.count ?? 0 };
       for (const [key, most] of Object.entries(last)) {
-        const value = Math.max(0, Math.min(most, state[key]));
+        const value = Math.max(0, Math.min(most, state[key] || 0));
         if (value === state[key]) continue;
-        wrong.push(`${AXES[key] ?? key} goes from 0 to ${number(most)}; this is ${number(value)}`);
         state[key] = value;
+        if (most < 0) continue; // a tensor without elements
+        const range = `${AXES[key] ?? key} goes from 0 to ${number(most)}`;
+        wrong.push(`${range}; this is ${number(value)}`);
       }
       return wrong;
     }
@@ -130,7 +132,7 @@
       }
       const { run } = this;
       if (!run.values) {
-        this.forget();
+        this.endSweep();
         this.root.classList.add("explorer-busy");
         try {
           await loadRun(this.folder, state.image);
@@ -152,6 +154,18 @@
     forget() {
       this.steps.replaceChildren();
       this.verdict?.replaceChildren();
+      if (this.small) return;
+      this.count.textContent = "";
+    }
+
+    // what was counted of another image says nothing of this one
+    endSweep() {
+      clearTimeout(this.sweeping);
+      Object.assign(this, { sweptKey: null, swept: null, sweeping: null, asked: false });
+      this.forget();
+      if (this.small) return;
+      this.heat.figure.hidden = this.next.hidden = this.compare.hidden = true;
+      this.heat.rows = 0;
     }
 
     // another element starts with no product done
@@ -196,10 +210,11 @@
 
     // open the element of another node that made this operand
     walk(name, at) {
-      const view = this.network.writer[name], t = this.tensorOf(name);
-      if (!view) return;
+      const view = this.network.writer[name];
+      if (!view || !this.run.values) return;
+      const shape = Q.shapeOf(this.network, this.run, name) ?? [];
       this.trail.push({ ...this.state });
-      this.set({ layer: view.name, ...Q.positionOf(Q.layout(t.shape), at) }, { push: true });
+      this.set({ layer: view.name, ...Q.positionOf(Q.layout(shape), at) }, { push: true });
       this.map.canvas.focus({ preventScroll: true });
     }
 
@@ -353,7 +368,7 @@
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === " ") {
         event.preventDefault();
-        if (this.layer?.count) this.toggle();
+        this.toggle();
         return;
       }
       if (!MOVES[event.key]) return;
@@ -398,6 +413,7 @@
         this.keepAddress();
         return;
       }
+      if (!this.layer?.count) return;
       const { count, kernel } = this.layer;
       const [pause, steps] = calm.matches ? [800, 0] : SPEEDS[this.speed.value];
       const by = steps ? Math.max(1, Math.round(count / steps))
@@ -424,7 +440,9 @@
     }
 
     nextDifference() {
-      const { swept } = this, theirs = this.layer.out.values, { size } = swept;
+      const { swept, layer } = this;
+      if (!swept || !layer) return;
+      const theirs = layer.out.values, { size } = swept;
       const here = Q.indexOf(this.layout, this.state);
       for (let k = 1; k <= size; k++) {
         const i = (here + k) % size;
@@ -546,7 +564,8 @@
       const drawn = out && typeof out.values[0] === "number";
       map.frame.hidden = map.legend.hidden = !drawn;
       if (!drawn) {
-        map.title.textContent = out ? `${view.name}: text` : `${view.name}: no values in this page`;
+        const why = !out ? "no values in this page" : out.values.length ? "text" : "no elements";
+        map.title.textContent = `${view.name}: ${why}`;
         return;
       }
       const start = Q.indexOf(lay, { ...state, y: 0, x: 0 });
@@ -759,7 +778,7 @@
     // the steps to the result, beside those with the switches set, and ONNX Runtime's value
     drawSteps() {
       const { out, layer, plain, made, what, theirs } = this.current, switched = made !== plain;
-      if (!out) return this.steps.replaceChildren();
+      if (!out?.values.length) return this.steps.replaceChildren();
       const type = (textContent) =>
         switched ? null : make("td", { textContent, className: "type" });
       const cells = (one, other) => [make("td", { textContent: number(one.value, one.type),
@@ -854,8 +873,9 @@
       this.compare.hidden = !layer || Boolean(set) || Boolean(this.asked);
       if (!layer || (!set && !this.asked)) {
         this.heat.figure.hidden = true;
+        this.heat.rows = 0;
         this.next.hidden = true;
-        this.count.textContent = this.switchBox.firstChild ? "All as ONNX Runtime does it." : "";
+        this.count.textContent = this.switchBox.firstChild ? "No switch is set." : "";
         return;
       }
       if (!set) this.sweptPlain = key;
@@ -877,7 +897,9 @@
     drawSweep() {
       const { swept, layout: lay, state, colours } = this, { layer, what } = this.current;
       const done = swept.done === swept.size;
-      this.heat.figure.hidden = !done && !this.heat.rows; // what was there before stays meanwhile
+      // what was there before keeps its place meanwhile, but is not seen: it is of something else
+      this.heat.figure.hidden = !done && !this.heat.rows;
+      this.heat.figure.style.visibility = done ? "" : "hidden";
       this.next.hidden = !done || !swept.differing;
       if (!done) {
         const share = Math.floor(swept.done / swept.size * 100);
@@ -893,7 +915,7 @@
       const channel = lay.C > 1 ? `; ${number(here)} of ${number(cells)} in this channel` : "";
       this.count.textContent = `${number(swept.differing)} of ${number(swept.size)} elements of ` +
         `${state.layer} differ from ONNX Runtime’s${by}${channel}.` +
-        (Object.keys(what).length ? "" : " This is ONNX Runtime’s way.");
+        (Object.keys(what).length || swept.differing ? "" : " This is ONNX Runtime’s way.");
       this.heat.draw(lay.H, lay.W, colours, { zero: 0, low: -largest, high: largest },
         (i) => difference(i) || 0);
       this.heat.mark({ y: state.y, x: state.x, h: 1, w: 1, name: "explorer-mark-pixel" });
@@ -912,7 +934,9 @@
     if (!waiting.has(index)) {
       const name = `explorer-ort-${String(index).padStart(2, "0")}.js`;
       waiting.set(index, new Promise((done, failed) => {
-        const script = make("script", { src: folder + name, onload: done, onerror: failed });
+        // a file that is cut, or another page in its place, loads and brings nothing
+        const onload = () => runs[index].values ? done() : failed(new Error(name));
+        const script = make("script", { src: folder + name, onload, onerror: failed });
         document.head.append(script);
       }).catch((error) => {
         waiting.delete(index); // so that it can be asked for again
