@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
+from tools import drawing
 from tools.execute import metadata
 from tools.new_chapter import COLAB
 
@@ -307,6 +308,20 @@ def test_prose_reads_well_without_the_site(path):
     assert "explorer.html" not in text.replace(SITE, "")
     for chapter, section, own in re.findall(r"\bfigure (\d+)\.(\d+)\]\(([^)]*)\)", text):
         assert own.endswith(f"#figure-{chapter}-{section}")
+
+
+def test_links_into_the_explorer_name_an_element_that_is_there(model, values):
+    # as inference.js lays out a tensor: its last axis is x, those before it y and channel
+    shapes = {drawing.layer(n): values[n.outputs[0]].shape[1:] for n in model.nodes}
+    links = re.findall(rf"{re.escape(SITE)}#([^)]+)\)", "".join(map(prose, CHAPTERS)))
+    assert len(links) > 10
+    for link in links:
+        at = dict(pair.split("=") for pair in link.split("&"))
+        assert int(at["image"]) < 20
+        shape = (1, 1, *shapes[at["layer"]])[-3:]
+        for axis, size in zip(("channel", "y", "x"), shape, strict=True):
+            # an axis of several elements is named
+            assert int(at.get(axis, 0 if size == 1 else size)) < size, link
 
 
 # --- the glossary, and the questions

@@ -1,7 +1,8 @@
 /* A QLinearConv in C99, checked against golden vectors.
  *
  *   python -m qlinear vectors models/resnet8_int8.onnx --out vectors --node stem_quant --images 1
- *   cc -std=c99 -Wall -Wextra -Werror -pedantic -I vectors/01_stem_quant qlinearconv.c -o check -lm
+ *   cc -std=c99 -Wall -Wextra -Werror -pedantic -I vectors/01_stem_quant \
+ *       examples/c/qlinearconv.c -o check -lm
  *   ./check
  *
  * Prints PASS and exits with status 0, or FAIL with the first mismatch and status 1.

@@ -1,6 +1,9 @@
 // Drives qlinearconv_pe with golden vectors and compares every accumulator and every output.
-// layer.vh and the .hex files come from: python -m qlinear vectors MODEL --out DIR
-// Run in a layer's folder; +image=N chooses the image. Prints PASS with what was compared, or FAIL
+//   python -m qlinear vectors models/resnet8_int8.onnx --out vectors --node stem_quant --images 1
+//   cd vectors/01_stem_quant
+//   iverilog -g2001 -I . -o bench ../../examples/rtl/*.v && vvp -n bench
+// Run in a layer's folder, where layer.vh and the .hex files are; +image=N chooses the image.
+// Prints PASS with what was compared, or FAIL
 // with the first mismatch, or with the file and the word (counted from 0) that cannot be used. The
 // exit status is 0 for PASS alone, else 1 under Icarus Verilog and 134 under Verilator (--binary
 // --timing -Wno-WIDTH): $fatal, younger than Verilog-2001, sets it in both.
