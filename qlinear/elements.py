@@ -1,7 +1,7 @@
 """One output element of any operator, worked out from scalars: every step with its type.
 
 Each function below follows its operator's formula on one element alone, so that it is a second
-computation beside :mod:`qlinear.operators`, which computes whole tensors.
+computation beside ``qlinear.operators``, which computes whole tensors.
 """
 
 import inspect
