@@ -45,7 +45,7 @@ class Requantizer:
 
     @property
     def exact(self) -> bool:
-        """Whether every |acc| is below 2**24, so that float32(acc) never rounds."""
+        """Whether every ``|acc|`` is below 2**24, so that float32(acc) never rounds."""
         return bool(max(-self.low.min(), self.high.max()) < EXACT)
 
     def __call__(self, acc: np.ndarray) -> np.ndarray:
