@@ -60,10 +60,10 @@
 
     get run() { return this.data.runs[this.state.image]; }
 
-    // the output's shape as pictures; known before the run's values are
-    get layout() {
-      return Q.layout(Q.shapeOf(this.network, this.run, this.view.tensor) ?? []);
-    }
+    // the output's shape, known before the run's values are, and the same as pictures
+    get shape() { return Q.shapeOf(this.network, this.run, this.view.tensor) ?? []; }
+
+    get layout() { return Q.layout(this.shape); }
 
     tensorOf(name) { return Q.tensor(this.network, this.run, name); }
 
@@ -466,6 +466,16 @@
       if (node.steps?.kind === "conv")
         return `python -m qlinear explain ${model} --node ${node.argument} --channel ${channel} ` +
           `--pixel ${y},${x}${n ? ` --image ${n}` : ""}`;
+      if (node.steps) {
+        const at = []; // the element's index, from the last axis to the first
+        let rest = Q.indexOf(this.layout, this.state);
+        for (const size of [...this.shape].reverse()) {
+          at.unshift(rest % size);
+          rest = Math.floor(rest / size);
+        }
+        const where = at.length ? ` --at ${at.join(",")}` : "";
+        return `python -m qlinear explain ${model} --node ${node.argument}${where}`;
+      }
       return `python -m qlinear validate ${model} --node ${node.argument}`;
     }
 
