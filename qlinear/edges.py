@@ -9,6 +9,7 @@ from qlinear.hardware.proofs import thresholds
 from qlinear.onnx_model import Model, Node
 from qlinear.operators import arithmetic as ar
 from qlinear.operators import qlinear_conv as qc
+from qlinear.operators.qgemm import as_conv
 from qlinear.operators.qlinear_global_average_pool import pool_scale
 from qlinear.ort import run_operator
 
@@ -69,22 +70,22 @@ def requantizer(graph: Model, node: Node, x_shape: tuple[int, ...]) -> Requantiz
         last = node.attributes.get("channels_last", 0)
         return _of_pooling(given, x_shape[1:-1] if last else x_shape[2:])
     if node.operator == "com.microsoft.QGemm":
-        B = given["B"] if node.attributes.get("transB") else given["B"].T
-        C, names = given.get("C"), ("a_scale", "a_zero_point", "b_scale", "b_zero_point")
+        B, C = given["B"], given.get("C")
     elif node.operator == "QLinearMatMul" and np.ndim(given["b"]) == 2:
-        B = given["b"].T
-        C, names = None, ("a_scale", "a_zero_point", "b_scale", "b_zero_point")
+        B, C = given["b"], None
     else:
         return None
-    a_scale, a_zero, b_scale, b_zero = (np.asarray(given[name]) for name in names)
     alpha = np.float32(node.attributes.get("alpha", 1.0))
-    b_scale, b_zero = (v.reshape(()) if v.size == 1 else v.ravel() for v in (b_scale, b_zero))
-    conv = qc.Conv(
-        alpha * ar.one_element(a_scale), a_zero, B[:, :, None], b_scale, b_zero,
-        given["y_scale"], given["y_zero_point"],
+    b_scale, b_zero = (
+        ar.one_element(given[name]) if given[name].size == 1 else given[name].ravel()
+        for name in ("b_scale", "b_zero_point")
+    )
+    conv = as_conv(
+        alpha * ar.one_element(given["a_scale"]), given["a_zero_point"], B, b_scale, b_zero, None,
+        given["y_scale"], given["y_zero_point"], transB=node.attributes.get("transB", 0),
     )  # fmt: skip
     found = of_conv(conv)
-    found = replace(found, w=found.w[:, :, 0])
+    found = replace(found, w=found.w[:, :, 0, 0])
     return found if C is None else _with_bias(found, np.asarray(C))
 
 

@@ -44,6 +44,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -200,14 +201,14 @@ def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) 
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_escaped(title)}</title>",
+            f"<title>{escape(title)}</title>",
             '<link rel="icon" href="data:,">',
             f"<style>\n{packaged(STYLE)}</style>",
             '</head>\n<body class="explorer-page">\n<main>',
-            f"<h1>{_escaped(title)}</h1>",
-            f'<div data-explorer data-linked data-start="{_escaped(start)}">',
+            f"<h1>{escape(title)}</h1>",
+            f'<div data-explorer data-linked data-start="{escape(start)}">',
             "<p>The explorer needs JavaScript.</p></div>",
-            *(f'<p class="explorer-note">{_escaped(note)}</p>' for note in notes),
+            *(f'<p class="explorer-note">{escape(note)}</p>' for note in notes),
             "</main>",
             *(f"<script>\n{script}\n</script>" for script in scripts),
             "</body>\n</html>\n",
@@ -339,7 +340,7 @@ def _conv(graph: Model, node: Node, operands: dict, values: dict) -> dict:
 
 
 def _dense(graph: Model, node: Node, operands: dict, values: dict) -> dict:
-    _computed(graph, node, values)
+    engine.computed(graph, node, values)  # refuses what the reference does not compute
     a, b = (operands.get(k, operands.get(k.upper())) for k in "ab")
     if not np.isfinite(node.attributes.get("alpha", 1.0)):
         raise UnusableInput(f"alpha is {node.attributes['alpha']}; the explorer shows finite ones")
@@ -358,12 +359,12 @@ def _dense(graph: Model, node: Node, operands: dict, values: dict) -> dict:
 
 
 def _add(graph: Model, node: Node, operands: dict, values: dict) -> dict:
-    _computed(graph, node, values)
+    engine.computed(graph, node, values)  # refuses what the reference does not compute
     return {"kind": "add", "swapped": a_is_constant(operands["A"].shape, operands["B"].shape)}
 
 
 def _pool(graph: Model, node: Node, operands: dict, values: dict) -> dict:
-    _computed(graph, node, values)
+    engine.computed(graph, node, values)  # refuses what the reference does not compute
     if node.attributes.get("channels_last", 0):
         raise UnusableInput("channels come last; the explorer shows those that come first")
     return {"kind": "pool"}
@@ -371,7 +372,7 @@ def _pool(graph: Model, node: Node, operands: dict, values: dict) -> dict:
 
 def _along_axis(kind: str) -> Callable[..., dict]:
     def steps(graph: Model, node: Node, operands: dict, values: dict) -> dict:
-        _computed(graph, node, values)
+        engine.computed(graph, node, values)  # refuses what the reference does not compute
         if node.attributes.get("block_size", 0):
             raise UnusableInput(
                 "its scales are blocked; the explorer shows one, or one per channel"
@@ -384,11 +385,6 @@ def _along_axis(kind: str) -> Callable[..., dict]:
 
 def _copy(graph: Model, node: Node, operands: dict, values: dict) -> dict:
     return {"kind": "copy"}
-
-
-def _computed(graph: Model, node: Node, values: dict) -> None:
-    """Refuse what the reference does not compute from these operands."""
-    engine.computed(graph, node, values)
 
 
 KINDS: dict[tuple[str, str], Callable[..., dict]] = {
@@ -417,7 +413,3 @@ def packaged(name: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         raise UnusableInput(f"{path}: no such file; the installation is incomplete") from None
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

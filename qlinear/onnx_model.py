@@ -15,6 +15,11 @@ from qlinear.operators import OPERATORS
 from qlinear.operators.qlinear_conv import Conv
 
 
+def operator_name(domain: str, op_type: str) -> str:
+    """An operator with its domain, if that is not ONNX's own."""
+    return f"{domain}.{op_type}" if domain else op_type
+
+
 @dataclass(frozen=True)
 class Node:
     """One operator of a graph; an omitted optional input, and ONNX's own domain, are empty."""
@@ -29,7 +34,7 @@ class Node:
     @property
     def operator(self) -> str:
         """The operator with its domain, if that is not ONNX's own."""
-        return f"{self.domain}.{self.op_type}" if self.domain else self.op_type
+        return operator_name(self.domain, self.op_type)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hypothesis import Phase, settings
 
 from qlinear import ort
 from qlinear.inputs import load_samples
-from qlinear.onnx_model import Model, load
+from qlinear.onnx_model import Model, load, operator_name
 from qlinear.ort import onnxruntime, tensors
 
 if not __debug__ or os.environ.get("PYTHONOPTIMIZE"):
@@ -74,8 +74,7 @@ def counting(run: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
     def counted(op_type: str, inputs: dict, **options) -> np.ndarray:
         made = run(op_type, inputs, **options)
-        domain = options.get("domain", "")
-        COUNTED[f"{domain}.{op_type}" if domain else op_type] += made.size
+        COUNTED[operator_name(options.get("domain", ""), op_type)] += made.size
         return made
 
     return counted
@@ -119,6 +118,21 @@ def model() -> Model:
 def values(model: Model) -> dict[str, np.ndarray]:
     """Every tensor of the book's model on two sample images, by ONNX Runtime."""
     return tensors(model, load_samples()[0][:2].astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def qdq(tmp_path_factory) -> Path:
+    """The book's network in QDQ form, per-tensor; only to be read."""
+    from study import quantize  # the library's own tests run without it
+
+    from onnxruntime.quantization import QuantFormat
+
+    path = tmp_path_factory.mktemp("qdq") / "qdq.onnx"
+    ranges = MODELS / "calibration.json"
+    onnx.save(
+        quantize.quantize(MODELS / "resnet8.onnx", ranges, quant_format=QuantFormat.QDQ), path
+    )
+    return path
 
 
 @pytest.fixture(scope="session")

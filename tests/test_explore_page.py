@@ -21,9 +21,6 @@ from qlinear.cli import main
 from qlinear.errors import Refused, UnusableInput
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, from_proto, load
-from study import quantize
-
-from onnxruntime.quantization import QuantFormat
 
 
 def data_of(page: str) -> dict:
@@ -81,13 +78,8 @@ def test_the_command_writes_one_small_page(name, tmp_path, engine, capsys):
 
 
 @quantizes
-def test_a_qdq_file_shows_the_network_that_runs(tmp_path, engine):
-    path = tmp_path / "qdq.onnx"
-    proto = quantize.quantize(
-        MODELS / "resnet8.onnx", MODELS / "calibration.json", quant_format=QuantFormat.QDQ
-    )
-    onnx.save(proto, path)
-    model = load(path)
+def test_a_qdq_file_shows_the_network_that_runs(qdq, engine):
+    model = load(qdq)
     feeds = read_feeds(model)[0].values
     page = page_of(model, feeds)
     assert check_values(engine, page, model, feeds) == page.computed >= 15

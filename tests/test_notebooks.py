@@ -21,11 +21,10 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tools import drawing
-from tools.execute import metadata
+from tools.execute import FOLDED, metadata
 from tools.new_chapter import COLAB
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FOLDED = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
 LONGEST, MEDIAN = 20, 8  # lines of a cell
 # results; calibration.json is what models are made of, and marked where it is read with record()
 RECORDED = re.compile(r"(accuracy|hardware|layer_noise|portability)\.json")

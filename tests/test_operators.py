@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from qlinear import ort
 from qlinear.errors import Unsupported, UnusableInput
+from qlinear.onnx_model import operator_name
 from qlinear.operators import OPERATORS
 from qlinear.operators.add import add
 from qlinear.operators.cast import FROM, TO, cast
@@ -669,4 +670,4 @@ def test_illegal_inputs_are_named(call, message):
 def test_each_operator_was_compared():
     compared = json.loads((MODELS / "compared.json").read_text())["operators"]
     for domain, name in OPERATORS:
-        assert compared[f"{domain}.{name}" if domain else name] > 0
+        assert compared[operator_name(domain, name)] > 0

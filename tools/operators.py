@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from qlinear.errors import run_command
+from qlinear.onnx_model import operator_name
 from qlinear.operators import MOVERS, OPERATORS
 from qlinear.quantized import ALWAYS, INTEGER_MAC, PRODUCTS
 from tools.chapter import record
@@ -46,10 +47,6 @@ compute them yet. `validate` names each such node, and says PARTIAL: {names}.
 
 Operators in float are ONNX Runtime's, as they are; `validate` counts and names them.
 """
-
-
-def operator(domain: str, name: str) -> str:
-    return f"{domain}.{name}" if domain else name
 
 
 def plain(function: Callable) -> ModuleType:
@@ -100,17 +97,17 @@ def left_out() -> list[str]:
     )
     names = (*INTEGER_MAC, *PRODUCTS)
     quantized = [(d, n) for d, n in kernels if n in names or n.startswith(words)]
-    return sorted(operator(*key) for key in quantized if key not in OPERATORS)
+    return sorted(operator_name(*key) for key in quantized if key not in OPERATORS)
 
 
 def table() -> str:
     compared, mark = record("compared.json")
     rows = []
     for (domain, name), function in sorted(OPERATORS.items(), key=lambda item: item[0][1]):
-        count = compared["operators"].get(operator(domain, name))
+        count = compared["operators"].get(operator_name(domain, name))
         needs = "; ".join(restrictions(function)) or ""
         rows.append(
-            f"| {operator(domain, name)} | {what(function)} | {needs} | "
+            f"| {operator_name(domain, name)} | {what(function)} | {needs} | "
             f"{f'{count:,}' if count else 'not alone'} |"
         )
     movers = ", ".join(sorted(name for _, name in MOVERS))

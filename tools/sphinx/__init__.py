@@ -9,6 +9,12 @@ def is_built(app, exception: Exception | None) -> bool:
     return exception is None and app.builder.format == "html"
 
 
+def site_address(config) -> str:
+    """Where the repository's pages are published, with the slash at the end."""
+    owner, name = config.html_theme_options["repository_url"].split("/")[-2:]
+    return f"https://{owner.lower()}.github.io/{name}/"
+
+
 def rewrite_pages(site: Path, change: Callable[[str], str]) -> None:
     """Put ``change(page)`` in the place of every page of the site."""
     for path in site.rglob("*.html"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docutils import nodes
 
-from tools.sphinx import is_built, rewrite_pages
+from tools.sphinx import is_built, rewrite_pages, site_address
 
 LONGEST = 160  # characters that a search engine shows of a description
 LINK = re.compile(r'(\b(?:href|src|action)=")([^"]*)(")')
@@ -15,14 +15,8 @@ LINK = re.compile(r'(\b(?:href|src|action)=")([^"]*)(")')
 UNLISTED = {"404.html", "search.html"}
 
 
-def site_address(app) -> str:
-    """Where the repository's pages are published, with the slash at the end."""
-    owner, name = app.config.html_theme_options["repository_url"].split("/")[-2:]
-    return f"https://{owner.lower()}.github.io/{name}/"
-
-
 def configure(app, config) -> None:
-    config.html_baseurl = site_address(app)  # Sphinx makes the canonical links of it
+    config.html_baseurl = site_address(config)  # Sphinx makes the canonical links of it
 
 
 def description(doctree: nodes.document) -> str:
@@ -44,7 +38,7 @@ def flat(text: str) -> str:
 
 def describe(app, pagename, templatename, context, doctree) -> None:
     """Say what search engines and other sites show of a page."""
-    root = site_address(app)
+    root = site_address(app.config)
     front = pagename == app.config.root_doc
     if front:
         context["pageurl"] = root
@@ -132,7 +126,7 @@ def finish(app, exception: Exception | None) -> None:
         site, front = Path(app.outdir), app.config.root_doc
         rewrite_pages(site, one_viewport)
         put_at_root(site, front, app.config.html_title)
-        write_sitemap(site, site_address(app), front)
+        write_sitemap(site, site_address(app.config), front)
         offer_pdf(site)
 
 

@@ -19,6 +19,8 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 
+from tools.sphinx import site_address
+
 # the first bold words of a block quote, and the kind of its box
 BOXES = {
     "For implementers": "tip",
@@ -165,8 +167,7 @@ class SiteLinks(SphinxTransform):
     default_priority = 220
 
     def apply(self) -> None:
-        owner, name = self.config.html_theme_options["repository_url"].split("/")[-2:]
-        site = f"https://{owner.lower()}.github.io/{name}/"
+        site = site_address(self.config)
         up = "../" * self.env.docname.count("/")
         for link in self.document.findall(nodes.reference):
             if link.get("refuri", "").startswith(site):

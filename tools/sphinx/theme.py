@@ -19,8 +19,6 @@ MENDED = (
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     # what is read belongs to a landmark
     (r'<div id="pst-primary-sidebar" ', r'<div id="pst-primary-sidebar" role="complementary" '),
-    # figures carry a number of their own
-    (r'<span class="caption-number">[^<]*</span>', ""),
     # a second table of contents with a second <h1>, for print alone
     (r'(?s)<div id="jb-print-docs-body".*?(?=<div id="searchbox">)', ""),
     # dark from the first paint where the system is dark
