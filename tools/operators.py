@@ -1,4 +1,6 @@
-"""Write the table of operators from the code and the recorded comparisons: make book runs this.
+"""Write the tables of operators from the code, ONNX Runtime and the recorded comparisons.
+
+make book runs this.
 
 python -m tools.operators --out book/operators.md
 """
@@ -12,10 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from qlinear.errors import run_command
-from qlinear.onnx_model import operator_name
+from qlinear.fuse import fuse
+from qlinear.inputs import Feed
+from qlinear.onnx_model import from_proto, operator_name
 from qlinear.operators import MOVERS, OPERATORS
 from qlinear.quantized import ALWAYS, INTEGER_MAC, PRODUCTS
+from qlinear.validate import validate
 from tools.chapter import record
 
 from onnxruntime.capi import onnxruntime_pybind11_state as pybind
@@ -40,13 +49,130 @@ MOVED = """## Only moved
 
 These change no integer. `onnx.reference` computes them, and they count as recomputed: {names}.
 """
+WRITTEN = """## In QDQ form
+
+A QDQ file holds operators in float between DequantizeLinear and QuantizeLinear. Which of them
+become an operator on integers is ONNX Runtime's choice. The table says what it makes of one layer
+of each kind, in the session that `validate` takes. What stays in float has no integer arithmetic to
+reproduce: the reference computes the quantization around it, and takes its floats from ONNX
+Runtime. The verdict on each is {verdict}.
+
+| layer | activations | weights | becomes | stays in float |
+| --- | --- | --- | --- | --- |
+"""
+NBITS = """
+ONNX Runtime can also make MatMulNBits of a MatMul or Gemm whose weights are quantized and whose
+activations have 16 bits or are float; that may round the activations to 8 bits, which the file
+does not say. Where that is all it makes of a file's products, `validate` takes a session that does
+not make it, as here. Where it makes integer products besides, or where the file itself holds
+MatMulNBits, the node is left to ONNX Runtime and the verdict is PARTIAL.
+"""
 LEFT = """## Left to ONNX Runtime
 
 ONNX Runtime's CPU provider has kernels for these quantized operators too; the reference does not
 compute them yet. `validate` names each such node, and says PARTIAL: {names}.
 
 Operators in float are ONNX Runtime's, as they are; `validate` counts and names them.
+
+## Without a kernel
+
+ONNX Runtime declares these, but its CPU provider has no kernel for them. It refuses a file that
+holds one, and `validate` reports that as an error: {declared}.
 """
+INT8, INT4, UINT16, FLOAT = (
+    TensorProto.INT8, TensorProto.INT4, TensorProto.UINT16, TensorProto.FLOAT,
+)  # fmt: skip
+IMAGE, ROWS = (1, 4, 4, 4), (2, 32)
+KERNEL, DENSE = (4, 4, 3, 3), (32, 4)
+# operator, shape of its input, of its weights, type of activations, of weights, attributes
+LAYERS = (
+    ("Conv", IMAGE, KERNEL, INT8, INT8, {}),
+    ("ConvTranspose", IMAGE, KERNEL, INT8, INT8, {}),
+    ("Gemm", ROWS, DENSE, INT8, INT8, {}),
+    ("MatMul", ROWS, DENSE, INT8, INT8, {}),
+    ("Add", IMAGE, IMAGE, INT8, INT8, {}),
+    ("Mul", IMAGE, IMAGE, INT8, INT8, {}),
+    ("Concat", IMAGE, IMAGE, INT8, INT8, dict(axis=1)),
+    ("AveragePool", IMAGE, None, INT8, None, dict(kernel_shape=[2, 2])),
+    ("GlobalAveragePool", IMAGE, None, INT8, None, {}),
+    ("ReduceMean", IMAGE, None, INT8, None, dict(keepdims=1)),
+    ("MaxPool", IMAGE, None, INT8, None, dict(kernel_shape=[2, 2])),
+    ("Sigmoid", IMAGE, None, INT8, None, {}),
+    ("LeakyRelu", IMAGE, None, INT8, None, {}),
+    ("Softmax", ROWS, None, INT8, None, {}),
+    ("Conv", IMAGE, KERNEL, UINT16, INT8, {}),
+    ("Gemm", ROWS, DENSE, UINT16, INT8, {}),
+    ("MatMul", ROWS, DENSE, UINT16, INT8, {}),
+    ("MatMul", ROWS, DENSE, INT8, INT4, {}),
+    ("MatMul", ROWS, DENSE, UINT16, INT4, {}),
+    ("MatMul", ROWS, DENSE, FLOAT, INT4, {}),
+)
+BLOCK = 16  # rows of 4-bit weights that share a scale
+
+
+def in_qdq(
+    op_type: str,
+    shape: tuple[int, ...],
+    second: tuple[int, ...] | None,
+    activations: int,
+    weights: int | None,
+    attributes: dict,
+) -> onnx.ModelProto:
+    """One layer in QDQ form, as a row of :data:`LAYERS` says it."""
+    constants, nodes = [], []
+
+    def constant(name: str, value: object, kind: int) -> str:
+        value = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
+        constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(kind: str, inputs: list[str], output: str, **options) -> str:
+        nodes.append(helper.make_node(kind, inputs, [output], name=f"{output}_node", **options))
+        return output
+
+    def through(name: str, kind: int) -> str:
+        """A tensor quantized to a type and back; a float one as it is."""
+        if kind == FLOAT:
+            return name
+        pair = [constant(f"{name}_scale", 0.05, FLOAT), constant(f"{name}_zero", 0, kind)]
+        node("QuantizeLinear", [name, *pair], f"{name}_q")
+        return node("DequantizeLinear", [f"{name}_q", *pair], f"{name}_real")
+
+    inputs = [through("x", activations)]
+    if second:
+        values = np.random.default_rng(0).integers(-7, 8, second)
+        w = constant("w", values, weights)
+        scale = np.full((second[0] // BLOCK, *second[1:]) if weights == INT4 else (), 0.1)
+        options = dict(axis=0, block_size=BLOCK) if weights == INT4 else {}
+        pair = [constant("w_scale", scale, FLOAT)]
+        pair += [constant("w_zero", np.zeros(scale.shape), weights)]
+        inputs.append(node("DequantizeLinear", [w, *pair], "w_real", **options))
+    through(node(op_type, inputs, "y", **attributes), activations)
+    ends = [helper.make_tensor_value_info("x", FLOAT, shape)]
+    last = helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, [None] * len(shape))
+    graph = helper.make_graph(nodes, "layer", ends, [last], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def written() -> str:
+    """A row for each of :data:`LAYERS`: what ONNX Runtime makes of it."""
+    rows, verdicts = [], []
+    for layer in LAYERS:
+        op_type, shape, _, activations, weights, _ = layer
+        model = from_proto(in_qdq(*layer))
+        x = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
+        verdict = validate(model, [Feed({"x": x}, "random")])
+        ran = {node.operator for node in fuse(model).graph.nodes}
+        made = ran - {"QuantizeLinear", "DequantizeLinear"} - set(verdict.coverage.float)
+        kinds = [
+            helper.tensor_dtype_to_np_dtype(k).name if k else "" for k in (activations, weights)
+        ]
+        kinds[1] += f", in blocks of {BLOCK}" if weights == INT4 else ""
+        floats = sorted(verdict.coverage.float)
+        cells = (op_type, *kinds, ", ".join(sorted(made)), ", ".join(floats))
+        rows.append(f"| {' | '.join(cells)} |")
+        verdicts.append(verdict.status)
+    return WRITTEN.format(verdict=" or ".join(sorted(set(verdicts)))) + "\n".join(rows)
 
 
 def plain(function: Callable) -> ModuleType:
@@ -80,13 +206,25 @@ def restrictions(function: Callable) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def left_out() -> list[str]:
-    """Quantized operators with a CPU kernel in ONNX Runtime that the reference does not compute."""
-    kernels = {
+def kernels() -> set[tuple[str, str]]:
+    """Domain and name of every operator that ONNX Runtime's CPU provider runs."""
+    return {
         (made.domain, made.op_name)
         for made in pybind.get_all_opkernel_def()
         if made.provider == "CPUExecutionProvider"
     }
+
+
+def without_kernel() -> list[str]:
+    """Quantized operators that ONNX Runtime declares and its CPU provider does not run."""
+    declared = {(made.domain, made.name) for made in pybind.get_all_operator_schema()}
+    missing = [key for key in declared - kernels() if key[1].startswith(("QLinear", "QOrdered"))]
+    # operators of its internal domains stand in no file
+    return sorted(operator_name(*key) for key in missing if key[0] in ("", "com.microsoft"))
+
+
+def left_out() -> list[str]:
+    """Quantized operators with a CPU kernel in ONNX Runtime that the reference does not compute."""
     words = (
         *(word for word in ALWAYS if not word.startswith("Bit")),
         "QAttention",
@@ -96,7 +234,7 @@ def left_out() -> list[str]:
         "MatMulFpQ4",
     )
     names = (*INTEGER_MAC, *PRODUCTS)
-    quantized = [(d, n) for d, n in kernels if n in names or n.startswith(words)]
+    quantized = [(d, n) for d, n in kernels() if n in names or n.startswith(words)]
     return sorted(operator_name(*key) for key in quantized if key not in OPERATORS)
 
 
@@ -114,7 +252,8 @@ def table() -> str:
     return "\n".join(
         [
             HEAD, RECOMPUTED + "\n".join(rows), "", mark.data, "", MOVED.format(names=movers),
-            LEFT.format(names=", ".join(left_out())),
+            written(), NBITS,
+            LEFT.format(names=", ".join(left_out()), declared=", ".join(without_kernel())),
         ]
     )  # fmt: skip
 
