@@ -16,7 +16,7 @@ from qlinear import describe, elements, engine, explore_page, oracle, vectors
 from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
-from qlinear.files import check_apart, write_arrays, write_text
+from qlinear.files import check_apart, check_file, check_folder, write_arrays, write_text
 from qlinear.fuse import fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
@@ -167,9 +167,11 @@ def _sentence(verdict: Verdict) -> str:
 
 
 def _check_out(args: argparse.Namespace) -> None:
+    """Refuse a file to write before anything is computed."""
     # NAME=FILE or FILE; a path that is none is not the same as --out either
     inputs = [Path(part) for text in args.input for part in (text, text.partition("=")[2])]
     check_apart(args.out, [args.model, *inputs])
+    check_file(args.out)
 
 
 def run_model(args: argparse.Namespace) -> int:
@@ -364,6 +366,7 @@ def write_vectors(args: argparse.Namespace) -> int:
         args.layout, args.packed, args.prefix, args.thresholds, args.corners
     )  # fmt: skip
     model = load(args.model)
+    check_folder(args.out)
     feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
     network = oracle.settle(model, feeds[0].values)
     nodes = [n for n in network.graph.nodes if n.operator == "QLinearConv" and not args.all]

@@ -96,6 +96,48 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+class _Withdrawn(Exception):
+    """Leaves :func:`whole_file` before there is a file."""
+
+
+def check_file(path: Path) -> None:
+    """Refuse before the work what :func:`whole_file` would refuse after it; nothing is left.
+
+    Raises:
+        UnusableInput: as :func:`whole_file` does.
+    """
+    with contextlib.suppress(_Withdrawn), whole_file(path):
+        raise _Withdrawn
+
+
+def check_folder(path: Path) -> None:
+    """Refuse before the work what :func:`new_folder` would refuse; nothing is left.
+
+    Raises:
+        UnusableInput: as :func:`new_folder` does.
+    """
+    try:
+        _require_free(path)
+        # none of the missing folders is made: another writer might take it for one that stays
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        probe = _beside(above / path.name)
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UnusableInput(f"{path}: {_reason(error)}; nothing was written") from None
+
+
+def _require_free(path: Path) -> None:
+    if not path.name or path.is_symlink():  # no name: . or /
+        raise _taken(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> UnusableInput:
+    return UnusableInput(f"{path}: exists and is not an empty folder; name another")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill beside ``path``; then it becomes ``path`` at once, or nothing is left.
@@ -103,14 +145,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UnusableInput: ``path`` is there and not an empty folder, or cannot be written.
     """
-    taken = UnusableInput(f"{path}: exists and is not an empty folder; name another")
     made: list[Path] = []
     work = None
     try:
-        if not path.name:  # . or /
-            raise taken
-        if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-            raise taken
+        _require_free(path)
         missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):  # another writer was faster
@@ -123,7 +161,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.rename(work, path)  # replaces an empty folder, and fails on any other
         except OSError:
             if path.exists():
-                raise taken from None
+                raise _taken(path) from None
             raise
         made.clear()
     except OSError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput, run_command
-from qlinear.files import write_text
+from qlinear.files import check_file, write_text
 from qlinear.onnx_model import load
 from study.cifar10 import load_cifar10
 from study.evaluate import compare_forms, evaluate
@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.images < 1:
         raise UnusableInput(f"--images is {args.images}: at least 1 needed")
+    out = args.out or args.models / "accuracy.json"
+    check_file(out)
     images, labels = load_cifar10(args.data_dir, "test")
     images, labels = images[: args.images], labels[: args.images]
 
@@ -54,7 +56,6 @@ def main(argv: list[str] | None = None) -> int:
     qdq = [asdict(form) for form in compare_forms(args.models, images)]
     for form in qdq:
         print(f"{form['form']}: {form['differing']} of {form['logits']} logits differ")
-    out = args.out or args.models / "accuracy.json"
     files = [args.models / f"{name}.onnx" for name in (*FILES, "resnet8_uint8")]
     source = recorded(
         "scripts/evaluate.py", files, images, labels, note=args.data_note, batch=batch

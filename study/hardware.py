@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from qlinear.engine import compute, run
 from qlinear.errors import UnusableInput
-from qlinear.files import write_text
+from qlinear.files import check_file, write_text
 from qlinear.hardware import accumulators, analog, requantizers, variants
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
@@ -161,6 +161,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.images < 400:
         raise UnusableInput(f"--images is {args.images}: at least 400 needed")
+    out = args.out or args.models / "hardware.json"
+    check_file(out)
     study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
     few = args.images // 10
     sections = {
@@ -186,6 +188,5 @@ def main(argv: list[str] | None = None) -> None:
             done = pool.map(lambda one: one[0] | one[1](), settings)
             bar = tqdm(done, name, total=len(settings), unit="setting")
             record[name] = {"images": images, "rows": list(bar)}
-    out = args.out or args.models / "hardware.json"
     write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

@@ -21,7 +21,7 @@ import numpy as np
 
 from qlinear.engine import run
 from qlinear.errors import UnusableInput
-from qlinear.files import write_text
+from qlinear.files import check_file, write_text
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.ort import tensors
@@ -80,5 +80,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.here:
         print(json.dumps(measure()))
         return
+    check_file(args.out)
     write_text(args.out, json.dumps(emulate(), indent=1) + "\n")
     print(f"wrote {args.out}")

@@ -12,7 +12,7 @@ import onnx
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput
-from qlinear.files import whole_file, write_text
+from qlinear.files import check_file, whole_file, write_text
 from qlinear.onnx_model import Model, Node, from_proto, load
 from qlinear.operators.qgemm import as_conv
 from qlinear.operators.qlinear_conv import Conv
@@ -232,6 +232,7 @@ def remake(float_path: Path, out: Path, data_dir: Path | None, mixed: str = MIXE
     """
     ranges, noise_path = out / "calibration.json", out / "layer_noise.json"
     load(float_path)
+    check_file(out / mixed)
     if data_dir:
         images, labels = load_cifar10(data_dir, "train")
         images = images[stratified(labels, IMAGES, SEED)]

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput
+from qlinear.files import check_file, whole_file
 from study.cifar10 import load_cifar10
 
 OPSET, IR_VERSION = 21, 10
@@ -336,7 +337,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--float32", action="store_true", help="train without bfloat16 autocast")
     args = parser.parse_args(argv)
+    check_file(args.out)
     net = train(args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(to_onnx(net).SerializeToString(deterministic=True))
+    with whole_file(args.out) as partial:
+        partial.write_bytes(to_onnx(net).SerializeToString(deterministic=True))
     print(f"wrote {args.out}")

@@ -21,14 +21,14 @@ from conftest import MODELS, ROOT
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from qlinear import cli, errors, files, inputs, vectors
+from qlinear import cli, errors, files, inputs, oracle, vectors
 from qlinear.errors import Ended, UnusableInput, printable
 from qlinear.explain import work
 from qlinear.fuse import fuse
 from qlinear.onnx_model import load
 from qlinear.operators.qlinear_conv import Conv
-from scripts import extract_operations, validate_qlinearconv
-from study import cifar10
+from scripts import evaluate, extract_operations, quantize_onnx, validate_qlinearconv
+from study import cifar10, hardware
 
 BOOK = MODELS / "resnet8_int8.onnx"
 CONV = {
@@ -362,6 +362,34 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path):
     (tmp_path / "kept").touch()
     with pytest.raises(UnusableInput, match="not an empty"), files.new_folder(tmp_path):
         pytest.fail("the work began")
+
+
+@pytest.mark.parametrize("command", ["run", "explore", "vectors"])
+@pytest.mark.parametrize("out", ["file/below", "full", "n" * 300], ids=lambda n: n[:5])
+def test_a_bad_out_is_refused_before_the_work(tmp_path, conv, monkeypatch, command, out):
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "kept").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(oracle, "settle", lambda *_: pytest.fail("the work began"))
+    line = refused(command, conv, "--out", tmp_path / out)
+    assert str(tmp_path / out) in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("study", [evaluate.main, hardware.main, quantize_onnx.main])
+def test_a_study_refuses_a_bad_out_before_it_reads_the_data(tmp_path, study):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "below"
+    assert str(out) in refused("--data-dir", tmp_path / "none", "--out", out, main=study)
+
+
+def test_a_check_leaves_what_is_there(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"kept")
+    files.check_file(tmp_path / "x.npz")
+    files.check_file(tmp_path / "y.npz")
+    files.check_folder(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path) == ["x.npz"]
+    assert (tmp_path / "x.npz").read_bytes() == b"kept"
 
 
 def test_no_folder_stays_of_what_is_refused(tmp_path, conv):
