@@ -226,14 +226,28 @@ def in_script(data: dict) -> str:
 
 def stored(array: np.ndarray) -> list:
     """An array as the format has it: the type of its values, and their bytes in base64."""
-    flat = np.ascontiguousarray(array).ravel()
-    if flat.dtype == np.float16 or flat.dtype.isbuiltin == 2:  # what NumPy lacks: int4, bfloat16
-        flat = flat.astype(np.float32)
+    flat = _flat(array)
     dtype = _storage(flat)
     if dtype is None:
         return ["text", [str(value) for value in flat]]
     little = flat.astype(dtype).astype(dtype.newbyteorder("<"))
     return [dtype.name, base64.b64encode(little.tobytes()).decode()]
+
+
+def stored_size(array: np.ndarray) -> int:
+    """How many characters the values of an array take when they are :func:`stored`."""
+    flat = _flat(array)
+    dtype = _storage(flat)
+    if dtype is None:
+        return sum(len(str(value)) + 3 for value in flat)  # quotes and a comma besides
+    return 4 * -(-flat.size * dtype.itemsize // 3)  # base64: four for each three bytes begun
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    flat = np.ascontiguousarray(array).ravel()
+    if flat.dtype == np.float16 or flat.dtype.isbuiltin == 2:  # what NumPy lacks: int4, bfloat16
+        return flat.astype(np.float32)
+    return flat
 
 
 def _storage(flat: np.ndarray) -> np.dtype | None:

@@ -139,10 +139,7 @@ def page(
 
 def cost(value) -> int:
     """How many characters a page needs for a tensor; 0 for what is none, such as a sequence."""
-    if not isinstance(value, np.ndarray):
-        return 0
-    _, stored = explore.stored(value)
-    return len(stored) if isinstance(stored, str) else sum(len(text) + 3 for text in stored)
+    return explore.stored_size(value) if isinstance(value, np.ndarray) else 0
 
 
 def _fetched(

@@ -227,6 +227,8 @@ def unpacked(pair: list) -> np.ndarray:
 def test_values_are_stored_exactly_in_the_narrowest_type(engine, array, kind):
     pair = explore.stored(array)
     assert pair[0] == kind
+    quoted = sum(len(text) + 3 for text in pair[1]) if kind == "text" else len(pair[1])
+    assert explore.stored_size(array) == quoted
     texts = engine.call("unpack", pair)
     if kind == "text":
         assert texts == pair[1] == [str(v) for v in array.ravel()]
@@ -241,6 +243,7 @@ def test_values_are_stored_exactly_in_the_narrowest_type(engine, array, kind):
 def test_base64_of_any_length_is_read(engine, count):
     array = np.arange(200, 200 + count, dtype=np.uint8)
     assert engine.call("unpack", explore.stored(array)) == [str(v) for v in array]
+    assert explore.stored_size(array) == len(explore.stored(array)[1])
 
 
 def test_a_page_is_one_file_and_no_name_breaks_it(site):
