@@ -133,8 +133,12 @@ def _rounded(scaled: np.floating, zero: np.ndarray) -> list[Step]:
 
 
 def _shifted_then_rounded(shifted: np.float32, dtype: np.dtype) -> list[Step]:
+    """Round what holds the zero point already, convert as x86 does, then saturate."""
     rounded = np.rint(shifted)
-    return [("rint (ties to even)", rounded), ("saturate", ar.saturate(rounded, dtype))]
+    steps = [("rint (ties to even)", rounded)]
+    if not rounded < 2**31:  # NaN too
+        steps.append(("as an int32: the least", np.float32(-(2**31))))
+    return [*steps, ("saturate", ar.saturate_int32(rounded, dtype))]
 
 
 def _quantized(real: np.float32, scale: np.float32, zero: np.ndarray) -> list[Step]:
@@ -374,18 +378,13 @@ def _qlinear_mul(given: dict, at: Index, output: int) -> tuple[dict, list[Step]]
         ratio = scales / _scalar(given["C_scale"])
         scaled = np.float32(product) * ratio
         shifted = scaled + np.float32(zeros["C"])
-    rounded = np.rint(shifted)
-    steps = [
+    return {}, [
         ("A", a), ("A - A_zero_point", np.int32(int(a) - zeros["A"])),
         ("B", b), ("B - B_zero_point", np.int32(int(b) - zeros["B"])),
         ("product", product), ("ratio = A_scale * B_scale / C_scale", ratio),
         ("float32(product) * ratio", scaled), ("+ C_zero_point", shifted),
-        ("rint (ties to even)", rounded),
+        *_shifted_then_rounded(shifted, A.dtype),
     ]  # fmt: skip
-    if not rounded < 2**31:  # as x86 converts what an int32 does not hold
-        rounded = np.float32(-(2**31))
-        steps.append(("as an int32: the least", rounded))
-    return {}, [*steps, ("saturate", ar.saturate(rounded, A.dtype))]
 
 
 def _global_average_pool(given: dict, at: Index, output: int) -> tuple[dict, list[Step]]:

@@ -54,6 +54,7 @@ from qlinear.describe import attribute
 from qlinear.errors import UnusableInput
 from qlinear.fuse import Network
 from qlinear.onnx_model import Model, Node
+from qlinear.operators.arithmetic import requantization_scale
 from qlinear.operators.qlinear_add import a_is_constant
 
 VERSION = 1
@@ -358,6 +359,12 @@ def _dense(graph: Model, node: Node, operands: dict, values: dict) -> dict:
     a, b = (operands.get(k, operands.get(k.upper())) for k in "ab")
     if not np.isfinite(node.attributes.get("alpha", 1.0)):
         raise UnusableInput(f"alpha is {node.attributes['alpha']}; the explorer shows finite ones")
+    if operands.get("y_scale") is not None:
+        alpha = np.float32(node.attributes.get("alpha", 1.0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scales = operands["a_scale"] * alpha, operands["b_scale"], operands["y_scale"]
+            if not np.isfinite(requantization_scale(*scales)).all():
+                raise UnusableInput("its factor is no finite float32; the explorer shows those")
     if min(a.ndim, b.ndim) < 2:
         raise UnusableInput("one operand is a vector; the explorer shows products of matrices")
     for k in ("b_scale", "b_zero_point"):
@@ -374,6 +381,9 @@ def _dense(graph: Model, node: Node, operands: dict, values: dict) -> dict:
 
 def _add(graph: Model, node: Node, operands: dict, values: dict) -> dict:
     engine.computed(graph, node, values)  # refuses what the reference does not compute
+    a, b, c = (float(np.asarray(operands[f"{k}_scale"]).item()) for k in "ABC")
+    if 255 * (a + b) / c + 255 >= 2**31:  # saturate_int32
+        raise UnusableInput("its sums may pass an int32; the explorer shows those that do not")
     return {"kind": "add", "swapped": a_is_constant(operands["A"].shape, operands["B"].shape)}
 
 

@@ -145,3 +145,11 @@ def test_what_is_allowed_is_not_refused():
     ar.require_scale("s", F([2**-149, 3e38]))  # the least and nearly the greatest float32
     for value, lengths in ((F(1), (1,)), (F([1]), (1,)), (F([1, 2]), (1, 2))):
         ar.require_length("s", value, lengths)
+
+
+def test_no_number_saturates_at_the_least():
+    values = np.float32([np.nan, -np.inf, np.inf, 2**31, 1.0])
+    assert ar.saturate(values, np.int8).tolist() == [-128, -128, 127, 127, 1]
+    assert ar.saturate(values, np.uint8).tolist() == [0, 0, 255, 255, 1]
+    assert ar.saturate_int32(values, np.int8).tolist() == [-128, -128, -128, -128, 1]
+    assert ar.saturate(np.int32([-300, 5, 300]), np.int8).tolist() == [-128, 5, 127]

@@ -103,6 +103,8 @@ CASES = [
     (CONTRIB, "QLinearAdd", two((1, 3, 1, 1), (2, 3, 4, 5), 0.5, 0.25, 0.125), {}),
     (CONTRIB, "QLinearMul", two((2, 3, 4), (3, 1), c=0.5), {}),
     (CONTRIB, "QLinearMul", two((2, 3, 4), (3, 4), c=1e-8), {}),
+    (CONTRIB, "QLinearAdd", two((2, 3, 4), (3, 4), c=1e-9), {}),
+    (CONTRIB, "QLinearAveragePool", pool() | dict(y_scale=F(1e-9)), dict(kernel_shape=[2, 2])),
     (CONTRIB, "QLinearGlobalAveragePool", pool(), {}),
     (CONTRIB, "QLinearGlobalAveragePool", pool((2, 5, 6, 3)), dict(channels_last=1)),
     (CONTRIB, "QLinearAveragePool", pool(), dict(kernel_shape=[3, 2], pads=[1, 0, 1, 1])),

@@ -210,6 +210,36 @@ def test_a_factor_that_is_no_number_is_no_step(alpha, engine):
     assert page.computed == check_values(engine, page, model, feeds) == int(np.isfinite(alpha))
 
 
+def pair(op_type: str, a_scale: float, y_scale: float) -> Model:
+    """An operator of com.microsoft or ONNX on two 8-bit tensors, the second a constant."""
+    names = ["x", "s", "z", "w", "s", "z", "t", "z"]
+    domain = "" if op_type == "QLinearMatMul" else "com.microsoft"
+    constants = {"s": np.float32(a_scale), "t": np.float32(y_scale), "z": np.uint8(3)}
+    return made(
+        [helper.make_node(op_type, names, ["y"], domain=domain)],
+        {"x": (TensorProto.UINT8, [3, 3])}, {"y": (TensorProto.UINT8, None)},
+        constants | {"w": np.arange(9, dtype=np.uint8).reshape(3, 3)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op_type", "scales", "why"),
+    [
+        ("QLinearMatMul", (3e38, 1), "its factor is no finite float32"),
+        ("QLinearMatMul", (0.5, 1), ""),
+        ("QLinearAdd", (1, 1e-9), "may pass an int32"),
+        ("QLinearAdd", (1, 1e-6), ""),
+    ],
+)
+def test_scales_too_far_apart_for_the_page(op_type, scales, why, engine):
+    model = pair(op_type, *scales)
+    feeds = {"x": np.arange(9, dtype=np.uint8).reshape(3, 3)}
+    page = page_of(model, feeds)
+    (node,) = data_of(page.text)["nodes"]
+    assert why in node["why"]
+    assert page.computed == check_values(engine, page, model, feeds) == (not why)
+
+
 def test_a_node_that_is_asked_for_twice_is_there_once():
     page = page_of(load(BOOK), read_feeds(load(BOOK))[0].values, nodes=["stem_quant"] * 2)
     assert (page.with_values, page.nodes) == (1, 17) and "16 of 17 nodes" in page.notes[0]

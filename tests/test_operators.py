@@ -467,6 +467,59 @@ def test_parameters_of_columns_may_keep_the_axes_of_the_matrix():
         equal(qlinear_matmul(*inputs.values()), run_operator("QLinearMatMul", inputs))
 
 
+# --- what float32 makes of scales far apart: infinities, NaN, and more than an int32 holds
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("size", [1, 7, 8, 33])
+@pytest.mark.parametrize("scale", [1e-8, 1e-9, 5e-10, 1e-10, 1e-30])
+def test_sums_and_products_beyond_int32(dtype, size, scale):
+    rng = np.random.default_rng(size)
+    values = dict(
+        A=integers(rng, dtype, (2, size)), A_scale=F(1), A_zero_point=dtype(3),
+        B=integers(rng, dtype, (2, size)), B_scale=F(1), B_zero_point=dtype(5),
+        C_scale=F(scale), C_zero_point=dtype(9),
+    )  # fmt: skip
+    for ours, name in ((qlinear_add, "QLinearAdd"), (qlinear_mul, "QLinearMul")):
+        for B in (values["B"], values["B"][:1, :1]):  # the kernel of one element for a span, too
+            given = values | {"B": B}
+            equal(ours(*given.values()), run_operator(name, given, domain=CONTRIB))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize(("x_scale", "y_scale"), [(1, 1e-9), (1, 5e-10), (1, 1e-30), (3e38, 1)])
+def test_means_beyond_int32(dtype, x_scale, y_scale):
+    given = dict(
+        X=integers(np.random.default_rng(0), dtype, (2, 3, 4, 5)), x_scale=F(x_scale),
+        x_zero_point=dtype(3), y_scale=F(y_scale), y_zero_point=dtype(5),
+    )  # fmt: skip
+    theirs = run_operator("QLinearAveragePool", given, domain=CONTRIB, kernel_shape=[1, 2])
+    equal(qlinear_average_pool(*given.values(), kernel_shape=[1, 2]), theirs)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_no_number_becomes_the_least(dtype):
+    # 0 times an infinite factor is NaN
+    zero = dtype(3)
+    a = np.array([[3, 4, 2, 3]], dtype)
+    eye, large = np.eye(4, dtype=np.int8), F(3e38)
+    given = dict(
+        a=a, a_scale=large, a_zero_point=zero, b=eye, b_scale=large, b_zero_point=np.int8(0),
+        y_scale=F(1), y_zero_point=zero,
+    )  # fmt: skip
+    theirs = run_operator("QLinearMatMul", given)
+    assert set(theirs.ravel().tolist()) == {np.iinfo(dtype).min, np.iinfo(dtype).max}
+    equal(qlinear_matmul(*given.values()), theirs)
+    gemm = dict(
+        A=a, a_scale=F(1), a_zero_point=zero, B=eye, b_scale=F(1), b_zero_point=np.int8(0), C=None,
+        y_scale=F(1), y_zero_point=zero,
+    )  # fmt: skip
+    for alpha in (float("nan"), float("inf"), -float("inf")):
+        theirs = run_operator("QGemm", gemm, domain=CONTRIB, alpha=alpha)
+        assert theirs[0, 0] == np.iinfo(dtype).min
+        equal(qgemm(*gemm.values(), alpha=alpha), theirs)
+
+
 # --- QLinearMul, QLinearConcat, QLinearSigmoid, QLinearLeakyRelu
 
 

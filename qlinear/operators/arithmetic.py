@@ -68,12 +68,17 @@ def requantization_scale(
 ) -> np.ndarray:
     """``x_scale * w_scale / y_scale`` in float32, rounded after each of the two operations."""
     x_scale, w_scale, y_scale = (np.asarray(s, np.float32) for s in (x_scale, w_scale, y_scale))
-    return (x_scale * w_scale) / y_scale
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an infinity
+        return (x_scale * w_scale) / y_scale
 
 
 def rescale(acc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32(acc) * scale, with one scale or one per channel (axis 1 of ``acc``)."""
-    return acc.astype(np.float32) * per_channel(scale, acc.ndim)
+    """float32(acc) * scale, with one scale or one per channel (axis 1 of ``acc``).
+
+    An infinite scale makes NaN of 0, and infinities of all else; what those become, saturate says.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return acc.astype(np.float32) * per_channel(scale, acc.ndim)
 
 
 def round_and_shift(scaled: np.ndarray, y_zero_point: np.ndarray) -> np.ndarray:
@@ -88,9 +93,23 @@ def requantize(acc: np.ndarray, scale: np.ndarray, y_zero_point: np.ndarray) -> 
 
 
 def saturate(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Clamp to the range of an 8-bit type, then convert."""
+    """Clamp to the range of an 8-bit type, then convert; NaN becomes the type's minimum.
+
+    So does ONNX Runtime's stage 2, whose kernel takes the maximum of a value and the type's minimum
+    first: of NaN and a number that is the number.
+    """
     info = np.iinfo(dtype)
-    return np.clip(values, info.min, info.max).astype(dtype)
+    return np.minimum(np.fmax(values, info.min), info.max).astype(dtype)
+
+
+def saturate_int32(rounded: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Convert to int32 as x86 does, and then clamp to the range of an 8-bit type.
+
+    x86 makes -2**31 of what an int32 does not hold: of NaN, and of 2**31 or more, which so
+    saturates at the wrong end. The kernels that add the zero point before they round do it in this
+    order.
+    """
+    return saturate(np.where(rounded < 2**31, rounded, np.float32(-(2**31))), dtype)
 
 
 def exact_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -53,4 +53,6 @@ def dequantize_linear(
             )
         zero = along(x_zero_point, x.shape, axis, block_size, "x_zero_point").astype(np.int32)
         difference = difference - zero
-    return difference.astype(np.float32) * along(x_scale, x.shape, axis, block_size, "x_scale")
+    scale = along(x_scale, x.shape, axis, block_size, "x_scale")
+    with np.errstate(over="ignore"):  # an overflow is an infinity
+        return difference.astype(np.float32) * scale

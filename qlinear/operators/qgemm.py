@@ -76,11 +76,14 @@ def qgemm(
         if C.dtype != np.int32:
             raise UnusableInput(f"C has type {C.dtype}: int32 needed")
         acc = acc + C
-    factor = np.float32(alpha) * np.asarray(a_scale, np.float32).reshape(()) * b_scale
+    with np.errstate(over="ignore", invalid="ignore"):  # as in rescale
+        factor = np.float32(alpha) * np.asarray(a_scale, np.float32).reshape(()) * b_scale
     if y_scale is None:
         return rescale(acc, factor)
     require_8_bit("y", None, y_scale, y_zero_point)
-    return requantize(acc, factor / np.asarray(y_scale).reshape(()), y_zero_point)
+    with np.errstate(over="ignore"):
+        factor = factor / np.asarray(y_scale).reshape(())
+    return requantize(acc, factor, y_zero_point)
 
 
 def as_conv(

@@ -15,8 +15,8 @@ which rounds once:
 Where A is one element for a span of B (:func:`a_is_constant`), the two change places first, with
 their scales and zero points.
 
-So the zero point is added *before* the rounding here, unlike in the other operators of this
-library. The formula holds on processors with AVX2 and FMA3, for which ONNX Runtime has this kernel;
+So the zero point is added *before* the rounding here, unlike in QLinearConv. What is 2**31 or more
+saturates at the wrong end (:func:`qlinear.operators.arithmetic.saturate_int32`). The formula holds on processors with AVX2 and FMA3, for which ONNX Runtime has this kernel;
 its source asks for the two multiply-adds of C. The one in ``fixed`` is the compiler's contraction
 of a plain expression, so it belongs to the Linux wheels that the tests run. ARM's kernel is written
 in integers.
@@ -32,7 +32,7 @@ from qlinear.errors import UnusableInput
 from qlinear.operators.arithmetic import (
     one_element,
     require_per_tensor,
-    saturate,
+    saturate_int32,
 )
 
 
@@ -103,7 +103,7 @@ def qlinear_add(
 def _add(A: np.ndarray, B: np.ndarray, found: tuple) -> np.ndarray:
     ra, rb, fixed = found
     terms = fma(rb, B.astype(np.float32), fixed)
-    return saturate(np.rint(fma(ra, A.astype(np.float32), terms)), A.dtype)
+    return saturate_int32(np.rint(fma(ra, A.astype(np.float32), terms)), A.dtype)
 
 
 def a_is_constant(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> bool:

@@ -4,7 +4,8 @@
 
 The sum runs over the window row by row in float32, one rounding an addition; the two divisions and
 the addition of the zero point, which comes *before* the rounding here, are one each. n counts the
-padding only with ``count_include_pad``.
+padding only with ``count_include_pad``. What is 2**31 or more saturates at the wrong end
+(:func:`qlinear.operators.arithmetic.saturate_int32`).
 
 Source: ONNX Runtime contrib operators; order of operations: contrib_ops/cpu/quantization/
 qlinear_pool.cc.
@@ -18,7 +19,7 @@ from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.arithmetic import (
     one_element,
     require_per_tensor,
-    saturate,
+    saturate_int32,
 )
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.max_pool import pool_geometry
@@ -60,8 +61,10 @@ def qlinear_average_pool(
     total, count = _sums(real, geo), _sums(np.ones((1, 1, *images.shape[2:]), np.float32), geo)
     if count_include_pad:
         count = np.float32(math.prod(geo.kernel))
-    scaled = (total / count) / one_element(y_scale) + one_element(y_zero_point).astype(np.float32)
-    y = saturate(np.rint(scaled), X.dtype)
+    zero = one_element(y_zero_point).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = (total / count) / one_element(y_scale) + zero
+    y = saturate_int32(np.rint(scaled), X.dtype)
     return np.moveaxis(y, 1, -1) if channels_last else y
 
 
@@ -70,5 +73,6 @@ def _sums(x: np.ndarray, geo: qc.Geometry) -> np.ndarray:
     taps = qc.windows(qc.pad(x, np.float32(0), geo), geo)
     total = np.zeros(taps.shape[: x.ndim], np.float32)
     for at in np.ndindex(geo.kernel):
-        total += taps[(..., *at)]
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinity less another is NaN
+            total += taps[(..., *at)]
     return total

@@ -62,5 +62,6 @@ def qlinear_matmul(
     acc = exact_matmul(a.astype(np.int32) - a_zero.reshape(()), b.astype(np.int32) - b_zero)
     # a vector of scales belongs to the columns, the last axis
     scale = requantization_scale(a_scale, b_scale, y_scale)
-    scaled = acc.astype(np.float32) * (scale if scale.size > 1 else scale.reshape(()))
+    with np.errstate(over="ignore", invalid="ignore"):  # as in rescale
+        scaled = acc.astype(np.float32) * (scale if scale.size > 1 else scale.reshape(()))
     return saturate(round_and_shift(scaled, y_zero_point), np.asarray(y_zero_point).dtype)
