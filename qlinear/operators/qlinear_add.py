@@ -16,10 +16,10 @@ Where A is one element for a span of B (:func:`a_is_constant`), the two change p
 their scales and zero points.
 
 So the zero point is added *before* the rounding here, unlike in QLinearConv. What is 2**31 or more
-saturates at the wrong end (:func:`qlinear.operators.arithmetic.saturate_int32`). The formula holds on processors with AVX2 and FMA3, for which ONNX Runtime has this kernel;
-its source asks for the two multiply-adds of C. The one in ``fixed`` is the compiler's contraction
-of a plain expression, so it belongs to the Linux wheels that the tests run. ARM's kernel is written
-in integers.
+saturates at the wrong end (:func:`qlinear.operators.arithmetic.saturate_int32`). The formula holds
+on processors with AVX2 and FMA3, for which ONNX Runtime has this kernel; its source asks for the
+two multiply-adds of C. The one in ``fixed`` is the compiler's contraction of a plain expression, so
+it belongs to the Linux wheels that the tests run. ARM's kernel is written in integers.
 
 Source: ONNX Runtime, core/mlas/lib/intrinsics/avx2/qladd_avx2.cpp, and for the exchange
 contrib_ops/cpu/quantization/qlinear_binary_op.cc; the order of operations was settled by exhausting
