@@ -237,6 +237,26 @@ def test_other_requantizers_step_where_the_operator_does(case):
     assert found["y"].min() <= made.min() and made.max() <= found["y"].max()
 
 
+def test_the_ranges_are_the_sums_at_the_ends_of_the_type():
+    graph = network("QLinearGlobalAveragePool", POOL, domain=CONTRIB).graph
+    of = edges.requantizer(graph, graph.nodes[0], POOL["X"].shape)
+    assert (of.low.tolist(), of.high.tolist()) == ([12 * (-128 + 7)], [12 * (127 + 7)])
+    # a bias of each element: the range holds all of a column's
+    bias = np.array([[500, -9, 0, 3], [-200, 8, 0, 3], [40, 1, 0, 3]], I32)
+    ranges = []
+    for C in (None, bias, np.full(4, 9999, I32)):
+        graph = network("QGemm", GEMM | dict(C=C), domain=CONTRIB).graph
+        ranges.append(edges.requantizer(graph, graph.nodes[0], GEMM["A"].shape))
+    plain, biased, upward = ranges
+    assert (biased.low - plain.low).tolist() == [-200, -9, 0, 3]
+    assert (biased.high - plain.high).tolist() == [500, 8, 0, 3]
+    assert biased.register[0] == min(plain.register[0], biased.low.min())
+    assert biased.register[1] == max(plain.register[1], biased.high.max())
+    # a register that starts from 0 still sees the sum without the bias
+    assert upward.register == (plain.register[0], upward.high.max())
+    assert upward.low.min() > plain.register[0]
+
+
 @pytest.mark.parametrize(
     "case",
     [
