@@ -185,6 +185,18 @@ def page_data(
     }
 
 
+# before the first paint, and whenever the system changes; the site's theme sets the same attribute
+THEME = """{
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => {
+    document.documentElement.dataset.theme = dark.matches ? "dark" : "light";
+  };
+  dark.addEventListener("change", follow);
+  follow();
+}
+"""
+
+
 def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) -> str:
     """One page with everything inside: it opens from a file, without a network, and in a frame.
 
@@ -205,6 +217,7 @@ def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) 
             f"<title>{escape(title)}</title>",
             '<link rel="icon" href="data:,">',
             f"<style>\n{packaged(STYLE)}</style>",
+            f"<script>\n{THEME}</script>",
             '</head>\n<body class="explorer-page">\n<main>',
             f"<h1>{escape(title)}</h1>",
             f'<div data-explorer data-linked data-start="{escape(start)}">',

@@ -318,6 +318,30 @@ def opened(browser, page: explore_page.Page, path):
     return tab
 
 
+COLOURS = """() => {
+  const inside = getComputedStyle(document.querySelector(".explorer"));
+  const names = ["ink", "ground", "more"].map((name) => `--explorer-${name}`);
+  const page = getComputedStyle(document.body);
+  return [...names.map((name) => inside.getPropertyValue(name).trim()), page.backgroundColor];
+}"""
+LIGHT = ["#23282f", "#fff", "#1f6aa5", "rgb(255, 255, 255)"]
+DARK = ["#ced6dd", "#14181e", "#6fb7ee", "rgb(20, 24, 30)"]
+
+
+def test_the_page_is_as_dark_as_the_system(browser, tmp_path):
+    page = page_of(load(BOOK), read_feeds(load(BOOK))[0].values, nodes=["stem_quant"])
+    tab = opened(browser, page, tmp_path / "page.html")
+    tab.locator(".explorer-verdict-row").first.wait_for()
+    for scheme, colours in (("dark", DARK), ("light", LIGHT), ("dark", DARK)):
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        assert tab.evaluate(COLOURS) == colours
+    tab.reload()  # from the first paint
+    tab.locator(".explorer-verdict-row").first.wait_for()
+    assert tab.evaluate(COLOURS) == DARK
+    tab.close()
+
+
 def test_tensors_may_have_the_names_of_javascripts_own(browser, tmp_path, engine):
     x, y = "__proto__", "constructor"
     model = made(

@@ -250,7 +250,7 @@ def test_a_page_is_one_file_and_no_name_breaks_it(site):
     data = {**site, "model": "</script><!--<script>"}
     html = explore.html(data, title="<b> & more")
     assert "<title>&lt;b&gt; &amp; more</title>" in html
-    assert html.count("</script>") == html.count("<script>") == len(explore.SCRIPTS) + 2
+    assert html.count("</script>") == html.count("<script>") == len(explore.SCRIPTS) + 3
     assert "http:" not in html and "https:" not in html and "<!--" not in html
     found = html.split("window.QLINEAR_EXPLORER = ")[1].split(";\n</script>")[0]
     assert json.loads(found) == json.loads(json.dumps(data))

@@ -41,7 +41,6 @@
       this.build();
       if (this.linked) window.addEventListener("hashchange", () => this.readAddress());
       const redraw = () => this.draw();
-      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
       new MutationObserver(redraw).observe(document.documentElement,
         { attributes: true, attributeFilter: ["data-theme"] });
       new ResizeObserver(() => this.drawChart()).observe(this.chart);
