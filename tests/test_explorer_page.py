@@ -515,7 +515,7 @@ def test_differences_of_another_image_or_switch_are_not_seen_while_these_are_com
           return shown;
         }""")
         for visibility, hidden, count in seen:
-            assert (hidden or visibility == "hidden") and count == "computing the layer: 0 %"
+            assert (hidden or visibility == "hidden") and count == "computing the layer: 0%"
         page.wait_for_function(whole)
         assert page.locator(".explorer-heat").is_visible()
 

@@ -309,6 +309,26 @@ def test_prose_reads_well_without_the_site(path):
         assert own.endswith(f"#figure-{chapter}-{section}")
 
 
+PAGES = [
+    page for folder in ("", "book", "data", "examples", "models", "tests")
+    for page in sorted((ROOT / folder).glob("*.md"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [*CHAPTERS, *PAGES], ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_a_percent_sign_follows_its_number_at_once(path):
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        # what is read: prose, texts in code, results; not the code's remainders
+        cells = code_cells(path)
+        said = [n.value for c in cells for n in ast.walk(tree(c)) if isinstance(n, ast.Constant)]
+        shown = [
+            json.dumps(o.get("data", o), ensure_ascii=False) for c in cells for o in c["outputs"]
+        ]
+        text = "\n".join([prose(path), *map(str, said), *shown])
+    assert not re.findall(r".{,20}\d[ \u00a0\u2009\u202f]%.{,20}", text)
+
+
 def test_links_into_the_explorer_name_an_element_that_is_there(model, values):
     # as inference.js lays out a tensor: its last axis is x, those before it y and channel
     shapes = {drawing.layer(n): values[n.outputs[0]].shape[1:] for n in model.nodes}

@@ -912,7 +912,7 @@
       this.next.hidden = !done || !swept.differing;
       if (!done) {
         const share = Math.floor(swept.done / swept.size * 100);
-        this.count.textContent = `computing the layer: ${share} %`;
+        this.count.textContent = `computing the layer: ${share}%`;
         return;
       }
       const start = Q.indexOf(lay, { ...state, y: 0, x: 0 }), theirs = layer.out.values;
