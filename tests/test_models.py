@@ -127,7 +127,7 @@ def test_model_card_tells_the_truth(name):
     rows = json.loads((MODELS / "accuracy.json").read_text())["models"]
     (accuracy,) = (r["accuracy"] for r in rows if r["model"] == f"{name}.onnx")
     assert re.search(r"`([0-9a-f]{64})`", row)[1] == digest
-    assert re.search(r"([\d.]+) %", row)[1] == f"{accuracy:.2%}".rstrip("%")
+    assert re.search(r"([\d.]+)%", row)[1] == f"{accuracy:.2%}".rstrip("%")
 
 
 def test_readme_quotes_the_measured_accuracy():
