@@ -109,6 +109,23 @@ def test_what_was_recorded_says_so(path):
             assert MARK in json.dumps(cell["outputs"]), source(cell)
 
 
+@each_chapter
+def test_a_section_says_once_where_its_recorded_numbers_come_from(path):
+    """The first mark of a file is whole, the others in the section refer to it."""
+    said: set[str] = set()
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            said = set() if re.search(r"^## ", source(cell), re.M) else said
+            continue
+        texts = ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell["outputs"]]
+        for text in (text for text in texts if text.startswith(f"*{MARK}")):
+            (file,) = re.findall(r"^\*.*?:\* `models/([^`]+)`", text)
+            whole = ", made by " in text
+            assert whole == (file not in said), text
+            assert whole or text.endswith("`, as above."), text
+            said.add(file)
+
+
 def follow(body: list[ast.stmt], tainted: set[str]) -> bool:
     """Whether statements use recorded numbers; ``tainted``, the names that hold them, is updated.
 

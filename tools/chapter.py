@@ -3,6 +3,7 @@
 import html
 import inspect
 import json
+import re
 import textwrap
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def record(name: str, beside: str = "") -> tuple[dict, Markdown]:
         f"{f'from {models} ' if models else ''}with {versions}."
     )
     return data, Markdown(mark)
+
+
+def again(mark: Markdown) -> Markdown:
+    """The mark of one more output of a section in which the whole mark stands already."""
+    file = re.search(r"`models/[^`]*`", mark.data)[0]
+    return Markdown(f"*Recorded, not computed on this page:* {file}, as above.")
 
 
 # --- tables
