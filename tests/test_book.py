@@ -271,6 +271,37 @@ def test_the_focus_is_seen_on_every_control(site, browser):
     page.close()
 
 
+# of each text the largest part, since exponents are smaller; in pixels of the screen
+SMALLEST = """() => [...document.querySelectorAll(".picture svg")].map((svg) => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+  const size = (part) => parseFloat(getComputedStyle(part).fontSize);
+  const texts = [...svg.querySelectorAll("text")];
+  return scale * Math.min(...texts.map((text) => {
+    const parts = text.querySelectorAll("tspan");
+    return Math.max(...(parts.length ? [...parts].map(size) : [size(text)]));
+  }));
+})"""
+
+
+def test_figures_can_be_read_on_a_phone(site, browser):
+    page, seen = browser.new_page(viewport={"width": 390, "height": 844}), 0
+    for name in pages():
+        page.goto(f"{site}/{name}")
+        sizes = page.evaluate(SMALLEST)
+        seen += len(sizes)
+        assert all(size > 8.9 for size in sizes), (name, sizes)
+    assert seen > 40
+    # what is too wide starts at its left end, and the keyboard reaches it
+    page.goto(f"{site}/notebooks/08-bit-widths.html")
+    wide = page.locator(".picture[tabindex='0']")
+    assert wide.count() > 0
+    place = "e => e.firstElementChild.getBoundingClientRect().left - e.getBoundingClientRect().left"
+    assert all(abs(wide.nth(i).evaluate(place)) < 1 for i in range(wide.count()))
+    page.set_viewport_size({"width": 1280, "height": 844})
+    page.wait_for_function("!document.querySelector('.picture[tabindex]')")
+    page.close()
+
+
 @pytest.mark.parametrize("drawer", ["primary", "secondary"])
 def test_the_drawer_closes_on_a_phone(site, browser, drawer):
     page = browser.new_page(viewport={"width": 390, "height": 844})

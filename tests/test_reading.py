@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, needs
 
+from tools.sphinx import reading
+
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HTML = ROOT / "_build" / "html"
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -80,3 +82,13 @@ def test_the_front_page_holds_an_explorer_numbers_and_ways():
     assert (HTML / "notebooks" / script).exists()
     assert len(re.findall(r'<table class="numbers\b', page)) == 1
     assert len(re.findall(r'<table class="ways\b', page)) == 1
+
+
+def test_a_figure_is_as_wide_as_its_smallest_text_needs():
+    exponent = (
+        '<text><tspan style="font: 10px x">10</tspan><tspan style="font: 7px x">3</tspan></text>'
+    )
+    small = '<text style="font: 8px x">a</text>'
+    assert reading.readable_width(f'<svg viewBox="0 0 400 99">{small}{exponent}</svg>') == 450
+    assert reading.readable_width(f'<svg viewBox="0 0 400 99">{exponent}</svg>') == 360
+    assert reading.readable_width('<svg viewBox="0 0 400 99"></svg>') == 400

@@ -12,6 +12,7 @@ becomes what the site has for it.
 """
 
 import html
+import math
 import re
 from pathlib import Path
 
@@ -28,6 +29,8 @@ BOXES = {
 }
 CITATION = re.compile(r"\[[^\]\[]+\]\((?:\.\./book/)?bibliography\.md#([\w-]+)\)")
 FIGURE = re.compile(r"Figure (\d+)\.(\d+)\.")
+READABLE = 9  # pixels
+SIZE = re.compile(r"font(?:-size)?: ([\d.]+)px")
 NUMBER = re.compile(r"[\d,.]+%?")
 
 
@@ -40,10 +43,21 @@ def in_page(path: Path) -> nodes.raw:
     """An SVG file as a part of the page, which gives it its colours."""
     svg = path.read_text(encoding="utf-8")
     width = re.search(r'width="(\d+)" height="\d+" (?:style="background:white" )?', svg)
-    # the page's style gives the height; a page narrower than the figure makes it smaller
-    style = f'style="width:100%;max-width:{width[1]}px;height:auto" '
+    # the page's style gives the height; a page narrower than the figure makes it smaller, but not
+    # so small that its text cannot be read: then it is moved aside (figures.js, book.css)
+    least = min(int(width[1]), readable_width(svg))
+    style = f'style="width:100%;min-width:{least}px;max-width:{width[1]}px;height:auto" '
     svg = svg[svg.index("<svg") :].replace(width[0], style, 1)
     return nodes.raw("", f'<div class="picture">{svg}</div>', format="html")
+
+
+def readable_width(svg: str) -> int:
+    """The width in pixels at which a figure's smallest text is :data:`READABLE` pixels high."""
+    across = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    # of a text in parts the largest: an exponent is smaller
+    texts = re.findall(r"<text.*?</text>", svg, re.S)
+    sizes = [max(map(float, SIZE.findall(text)), default=READABLE) for text in texts]
+    return math.ceil(READABLE / min(sizes, default=READABLE) * across)
 
 
 class Boxes(SphinxTransform):
