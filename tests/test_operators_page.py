@@ -94,7 +94,7 @@ def test_alone_it_is_not_made():
 
 
 def test_an_operator_without_a_kernel_is_refused(page):
-    assert "com.microsoft.QLinearReduceMean" in page.split("## Without a kernel")[1]
+    assert "QLinearReduceMean" in page.split("## Without a kernel")[1]
     scale = numpy_helper.from_array(np.float32(0.1), "s")
     zero = numpy_helper.from_array(np.int8(0), "z")
     node = helper.make_node(
