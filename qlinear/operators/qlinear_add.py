@@ -26,15 +26,20 @@ contrib_ops/cpu/quantization/qlinear_binary_op.cc; the order of operations was s
 all 65,536 pairs of inputs for hundreds of scale sets made to sit on ties (tests/test_operators.py).
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
 from qlinear.errors import UnusableInput
 from qlinear.operators.arithmetic import (
     one_element,
+    require_8_bit,
     require_per_tensor,
     saturate,
 )
 
+PAIRS = 1 << 16  # of two 8-bit inputs
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """float32 fused multiply-add: a * b + c with one rounding, ties to even.
@@ -76,28 +81,61 @@ def qlinear_add(
     Raises:
         UnusableInput: a type or shape is illegal; the message names the input.
     """
-    parameters = {
-        "A": (A, A_scale, A_zero_point),
-        "B": (B, B_scale, B_zero_point),
-        "C": (A, C_scale, C_zero_point),
-    }
-    for name, (q, scale, zero) in parameters.items():
-        require_per_tensor(name, q, scale, zero)
-    of_a, of_b = (A_scale, A_zero_point), (B_scale, B_zero_point)
-    if a_is_constant(A.shape, B.shape):
-        A, of_a, B, of_b = B, of_b, A, of_a
-    found = factors(*(one_element(part) for part in (*of_a, *of_b, C_scale, C_zero_point)))
-    if not np.isfinite(found).all():
-        raise UnusableInput("A_scale / C_scale or B_scale / C_scale is too large for float32")
-    if max(A.size, B.size) <= 2**16:
-        return _add(A, B, found)
-    # two 8-bit inputs have 65,536 pairs: a table of them all costs less than a large tensor
-    info = np.iinfo(A.dtype)
-    every = np.arange(info.min, info.max + 1, dtype=A.dtype)
-    table = _add(every[:, None], every, found)
-    # one index into the table, row by row, reads several times as fast as two
-    start = np.multiply(A, len(every), dtype=np.intp)
-    return np.take(table, start + B - info.min * (len(every) + 1))
+    return prepare(A_scale, A_zero_point, B_scale, B_zero_point, C_scale, C_zero_point)(A, B)
+
+
+def prepare(
+    A_scale: np.ndarray,
+    A_zero_point: np.ndarray,
+    B_scale: np.ndarray,
+    B_zero_point: np.ndarray,
+    C_scale: np.ndarray,
+    C_zero_point: np.ndarray,
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """:func:`qlinear_add` with its constants checked: a function of ``A`` and ``B`` alone.
+
+    Two 8-bit inputs have 65,536 pairs. When so many elements have been asked for, a table of every
+    pair is made; from then on an element is read there. Several threads may call it at once.
+
+    Raises:
+        UnusableInput: a constant is illegal; the function that is returned raises it for an input.
+    """
+    zeros = dict(A=A_zero_point, B=B_zero_point, C=C_zero_point)
+    for (name, zero), scale in zip(zeros.items(), (A_scale, B_scale, C_scale), strict=True):
+        require_per_tensor(name, None, scale, zero)
+    of_a, of_b, of_c = (
+        (one_element(scale), one_element(zero))
+        for scale, zero in ((A_scale, A_zero_point), (B_scale, B_zero_point), (C_scale, C_zero_point))
+    )
+    every = np.arange(256, dtype=np.uint8).view(of_c[1].dtype)
+    asked = 0
+
+    @cache
+    def constants(exchanged: bool) -> tuple:
+        found = factors(*of_b, *of_a, *of_c) if exchanged else factors(*of_a, *of_b, *of_c)
+        if not np.isfinite(found).all():
+            raise UnusableInput("A_scale / C_scale or B_scale / C_scale is too large for float32")
+        return found
+
+    @cache
+    def table(exchanged: bool) -> np.ndarray:
+        return _add(every[:, None], every, constants(exchanged)).ravel()
+
+    def add(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        for (name, zero), q in zip(zeros.items(), (A, B, A), strict=True):
+            require_8_bit(name, q, None, zero)
+        exchanged = a_is_constant(A.shape, B.shape)
+        if exchanged:
+            A, B = B, A
+        asked += max(A.size, B.size)
+        if asked <= PAIRS:
+            return _add(A, B, constants(exchanged))
+        # one index into the table, a byte from each, reads several times as fast as two
+        pair = np.left_shift(A.view(np.uint8), 8, dtype=np.uint16) | B.view(np.uint8)
+        return table(exchanged).take(pair)
+
+    return add
 
 
 def _add(A: np.ndarray, B: np.ndarray, found: tuple) -> np.ndarray:

@@ -14,19 +14,27 @@
   included. Copying stretches is cheaper than copying windows; the few positions that lie across
   the end of a row are computed and dropped.
 * Threads share the images, and each takes as few at a time as its core's cache holds.
+* What depends on the constants alone is done once, by :func:`prepare`; what depends on the size of
+  an image too, once for each size.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import centred, exact_float, to_int32
-from qlinear.operators.threads import share
+from qlinear.operators.arithmetic import centred, exact_float, require_8_bit, to_int32
+from qlinear.operators.threads import THREADS, share
 
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
 BLOCK = 100  # positions in one call of BLAS: so few that OpenBLAS multiplies them where they lie
+# multiply-accumulates: of a call that OpenBLAS does in one thread anyway, and of an image whose
+# convolution is a fraction of a millisecond
+ALONE, SMALL = 10**6, 1 << 24
+SIZES = 4  # of images, for which a prepared convolution keeps its plan
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,19 @@ def folded(
 def largest_sum(weights: np.ndarray, constant: np.ndarray, x_dtype: np.dtype) -> int:
     """What no sum of a channel's products, in any order and however far, passes in magnitude.
 
-    Coarser than :func:`qlinear.operators.qlinear_conv.sum_range`, but cheap enough for
-    every call.
+    Coarser than :func:`qlinear.operators.qlinear_conv.sum_range`, and cheaper.
     """
     info = np.iinfo(x_dtype)
     products = np.abs(weights).sum(axis=1, dtype=np.int64) * max(-info.min, info.max)
     return int((products + np.abs(constant)).max())
+
+
+def packed(conv: qc.Conv) -> np.ndarray | None:
+    """float32 (M, taps + 1): each channel's weights, and its constant; None if a sum may round."""
+    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
+    if exact_float(largest_sum(weights, constant, conv.x_zero_point.dtype)) is not np.float32:
+        return None
+    return np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
 
 
 def accumulate(
@@ -105,9 +120,9 @@ def accumulate(
     return to_int32(sums, bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What all images of one call share."""
+    """What all calls share whose images have one size."""
 
     geo: qc.Geometry
     layout: Layout
@@ -118,6 +133,7 @@ class Plan:
     factor: np.ndarray  # float32 (M, 1)
     y_zero_point: np.integer
     blocks: int  # calls of BLAS for one image and group
+    spare: "list[Buffers]" = field(default_factory=list)  # memory that no thread works on
 
     @property
     def plane(self) -> int:
@@ -128,19 +144,29 @@ class Plan:
     def taps(self) -> int:
         return self.weights.shape[-1] - 1
 
+    @cached_property
+    def small(self) -> bool:
+        """Whether one thread of BLAS is to do what it would divide among several."""
+        macs = self.weights.size * self.layout.count
+        return ALONE < macs // (self.geo.group * self.blocks) and macs < SMALL
 
-def plan(x: np.ndarray, conv: qc.Conv, weights: np.ndarray, constant: np.ndarray) -> Plan:
-    """Lay out the work for inputs like ``x`` (N, C, spatial...)."""
-    geo, lay = conv.geometry(x.shape), layout(x.shape[2:], conv.geometry(x.shape))
-    rows = np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
+
+def plan(conv: qc.Conv, rows: np.ndarray, x_shape: tuple[int, ...]) -> Plan:
+    """Lay out the work for inputs of this shape (N, C, spatial...), or of another N.
+
+    Args:
+        rows: :func:`packed` of ``conv``.
+    """
+    geo = conv.geometry(x_shape)
+    lay = layout(x_shape[2:], geo)
     wide, row = lay.wide[0], lay.count // lay.wide[0]
     while wide % 2 == 0 and wide * row > BLOCK:
         wide //= 2
     return Plan(
         geo=geo,
         layout=lay,
-        spatial=x.shape[2:],
-        channels=x.shape[1],
+        spatial=x_shape[2:],
+        channels=x_shape[1],
         x_zero_point=conv.x_zero_point[()],
         weights=rows.reshape(geo.group, 1, -1, rows.shape[1]),
         factor=conv.factor[:, None],
@@ -162,11 +188,32 @@ class Buffers:
     kept: np.ndarray  # the same memory: (n, M, out...), without the positions to be dropped
 
 
+def held(plan: Plan, images: int) -> int:
+    """How many of ``images`` images a thread works on at a time."""
+    image = 4 * len(plan.factor) * plan.layout.count + plan.channels * plan.plane
+    return max(1, min(images, CACHE // 2 // image))
+
+
+def taken(plan: Plan, images: int) -> Buffers:
+    """Memory for at most ``images`` images, for the caller alone until it is given back."""
+    try:
+        memory = plan.spare.pop()
+    except IndexError:
+        return buffers(plan, images)
+    return memory if len(memory.acc) >= held(plan, images) else buffers(plan, images)
+
+
+def give_back(plan: Plan, memory: Buffers) -> None:
+    """Keep memory for the next call, unless it is much: then to get it anew hardly counts."""
+    if memory.acc.nbytes + memory.columns.nbytes <= 2 * CACHE and len(plan.spare) < THREADS:
+        plan.spare.append(memory)
+
+
 def buffers(plan: Plan, images: int) -> Buffers:
-    """Memory for at most ``images`` images."""
+    """New memory for at most ``images`` images."""
     geo, lay, group, taps = plan.geo, plan.layout, plan.geo.group, plan.taps
     M, C, plane = len(plan.factor), plan.channels, plan.plane
-    n = max(1, min(images, CACHE // 2 // (4 * M * lay.count + C * plane)))
+    n = held(plan, images)
     fewer = max(1, min(n, CACHE // (4 * group * taps * lay.count)))
 
     memory = np.full(n * C * plane + lay.beyond, plan.x_zero_point)
@@ -214,6 +261,58 @@ def convolve(plan: Plan, memory: Buffers, x: np.ndarray, y: np.ndarray) -> None:
     y[:] = memory.kept[:count]
 
 
+def prepare(
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero_point: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray,
+    B: np.ndarray | None = None,
+    **attributes,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """:func:`qlinear_conv` with its constants checked and packed: a function of ``x`` alone.
+
+    The constants must not change afterwards. Several threads may call it at once.
+
+    Raises:
+        UnusableInput: a constant is illegal; the function that is returned raises it for ``x``.
+    """
+    constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
+    conv = qc.Conv(*constants, attributes)
+    conv.require_legal()
+    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
+    if exact_float(largest_sum(weights, constant, conv.x_zero_point.dtype)) is not np.float32:
+        return lambda x: qc.stages(x, conv, accumulate=accumulate).y
+    rows = np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
+
+    plans: dict[tuple[int, ...], Plan] = {}
+
+    def convolution(x: np.ndarray) -> np.ndarray:
+        require_8_bit("x", x, None, conv.x_zero_point)
+        shared = plans.get(x.shape[1:])
+        if shared is None:
+            shared = plan(conv, rows, x.shape)
+            if len(plans) >= SIZES:
+                plans.clear()
+            plans[x.shape[1:]] = shared
+        y = np.empty((len(x), len(rows), *shared.geo.out), conv.y_zero_point.dtype)
+
+        def work(first: int, last: int) -> None:
+            memory = taken(shared, last - first)
+            n = len(memory.acc)
+            for start in range(first, last, n):
+                some = slice(start, min(start + n, last))
+                convolve(shared, memory, x[some], y[some])
+            give_back(shared, memory)
+
+        share(work, len(x), small=shared.small)
+        return y
+
+    return convolution
+
+
 def qlinear_conv(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -228,23 +327,7 @@ def qlinear_conv(
 ) -> np.ndarray:
     """As :func:`qlinear.operators.qlinear_conv.qlinear_conv`, and equal to it on every element."""
     constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
-    conv = qc.Conv(*constants, attributes)
-    conv.require_legal(x)
-    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
-    if exact_float(largest_sum(weights, constant, x.dtype)) is not np.float32:
-        return qc.stages(x, conv, accumulate=accumulate).y
-    shared = plan(x, conv, weights, constant)
-    y = np.empty((len(x), len(conv.w), *shared.geo.out), conv.y_zero_point.dtype)
-
-    def work(first: int, last: int) -> None:
-        memory = buffers(shared, last - first)
-        n = len(memory.acc)
-        for start in range(first, last, n):
-            some = slice(start, min(start + n, last))
-            convolve(shared, memory, x[some], y[some])
-
-    share(work, len(x))
-    return y
+    return prepare(*constants, **attributes)(x)
 
 
 def _corner(lengths: tuple[int, ...], begin: tuple[int, ...] | None = None) -> tuple[slice, ...]:
