@@ -32,8 +32,8 @@ from qlinear.operators.threads import THREADS, share
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
 BLOCK = 100  # positions in one call of BLAS: so few that OpenBLAS multiplies them where they lie
 # multiply-accumulates: of a call that OpenBLAS does in one thread anyway, and of an image whose
-# convolution is a fraction of a millisecond
-ALONE, SMALL = 10**6, 1 << 24
+# convolution takes one core some milliseconds
+ALONE, SMALL = 10**6, 1 << 28
 SIZES = 4  # of images, for which a prepared convolution keeps its plan
 
 
