@@ -41,6 +41,7 @@ from qlinear.operators.arithmetic import (
 
 PAIRS = 1 << 16  # of two 8-bit inputs
 
+
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """float32 fused multiply-add: a * b + c with one rounding, ties to even.
 
@@ -101,11 +102,12 @@ def prepare(
         UnusableInput: a constant is illegal; the function that is returned raises it for an input.
     """
     zeros = dict(A=A_zero_point, B=B_zero_point, C=C_zero_point)
-    for (name, zero), scale in zip(zeros.items(), (A_scale, B_scale, C_scale), strict=True):
+    scales = A_scale, B_scale, C_scale
+    for (name, zero), scale in zip(zeros.items(), scales, strict=True):
         require_per_tensor(name, None, scale, zero)
     of_a, of_b, of_c = (
         (one_element(scale), one_element(zero))
-        for scale, zero in ((A_scale, A_zero_point), (B_scale, B_zero_point), (C_scale, C_zero_point))
+        for scale, zero in zip(scales, zeros.values(), strict=True)
     )
     every = np.arange(256, dtype=np.uint8).view(of_c[1].dtype)
     asked = 0

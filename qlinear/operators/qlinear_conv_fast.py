@@ -148,7 +148,7 @@ class Plan:
     def small(self) -> bool:
         """Whether one thread of BLAS is to do what it would divide among several."""
         macs = self.weights.size * self.layout.count
-        return ALONE < macs // (self.geo.group * self.blocks) and macs < SMALL
+        return macs < SMALL and macs // (self.geo.group * self.blocks) > ALONE
 
 
 def plan(conv: qc.Conv, rows: np.ndarray, x_shape: tuple[int, ...]) -> Plan:
