@@ -69,10 +69,10 @@ def line(one) -> str:
             f"time of cores {one.cpu_ratio:.2f} x"
         )
     if isinstance(one, Layers):
-        what = f"{one.model}, batch {one.batch}, {one.layers} convolutions, 1 thread"
+        what = f"{one.model}, {one.layers} convolutions, batch {one.batch}, {one.threads} threads"
         return (
             f"{what}: ours {one.ours:.2f} ms, onnx.reference {one.reference:.0f} ms: "
-            f"{one.times:.0f} x as fast"
+            f"{one.times:.0f} x as fast; time of cores {one.cpu_times:.0f} x"
         )
     return (
         f"qlinear validate {one.model}, {one.image}: {one.verdict}, {one.elements:,} elements, "

@@ -74,13 +74,20 @@ class Layers:
 
     model: str
     batch: int
+    threads: int
     layers: int
     ours: float
     reference: float
+    ours_cpu: float
+    reference_cpu: float
 
     @property
     def times(self) -> float:
         return self.reference / self.ours
+
+    @property
+    def cpu_times(self) -> float:
+        return self.reference_cpu / self.ours_cpu
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,11 @@ def by_turns(functions: list[Callable[[], object]], seconds: float) -> list[tupl
     Before each turn of short calls one is made that does not count: after the other's turn, memory
     and threads are not as a caller who does nothing else finds them.
     """
+    calls = []
     for function in functions:
-        function()
-    calls = [max(1, round(SHORT * 1000 / timed(f, 1)[0])) for f in functions]
+        first, _ = timed(function, 1)  # prepares what later calls find
+        long = first > 10 * SHORT * 1000
+        calls.append(1 if long else max(1, round(SHORT * 1000 / timed(function, 1)[0])))
     found: list[list[tuple[float, float]]] = [[] for _ in functions]
     until = time.perf_counter() + seconds
     while len(found[0]) < 3 or time.perf_counter() < until:
@@ -178,14 +187,14 @@ def time_run(model: Model, x: np.ndarray, count: int, seconds: float) -> Run:
     )
 
 
-def time_layers(model: Model, x: np.ndarray, seconds: float) -> Layers:
+def time_layers(model: Model, x: np.ndarray, count: int, seconds: float) -> Layers:
     """Every QLinearConv on the network's own activations, by the reference and by onnx.reference.
 
     onnx.reference has no com.microsoft operators, so it cannot run the network.
     """
     values, layers = tensors(model, x), model.of_type("QLinearConv")
     found = []
-    with limited(1):
+    with limited(count):
         for node in layers:
             feeds = {node.inputs[0]: values[node.inputs[0]]}
             theirs = ReferenceEvaluator(single_node(model, node, feeds))
@@ -193,9 +202,18 @@ def time_layers(model: Model, x: np.ndarray, seconds: float) -> Layers:
                 lambda n=node: compute(model, n, values),
                 lambda e=theirs, f=feeds: e.run(None, f),
             ]
-            found.append([wall for wall, _ in by_turns(functions, seconds / len(layers))])
-    ours, reference = (sum(times) for times in zip(*found, strict=True))
-    return Layers(model.path.name, len(x), len(layers), ours, reference)
+            found.append(by_turns(functions, seconds / len(layers)))
+    (ours, ours_cpu), (reference, reference_cpu) = np.sum(found, axis=0).tolist()
+    return Layers(
+        model=model.path.name,
+        batch=len(x),
+        threads=count,
+        layers=len(layers),
+        ours=ours,
+        reference=reference,
+        ours_cpu=ours_cpu,
+        reference_cpu=reference_cpu,
+    )
 
 
 def validated(path: Path, x: np.ndarray, macs: int, folder: Path) -> Validation:
@@ -300,8 +318,8 @@ def measure(
             x = np.resize(images, (batch, *images.shape[1:]))
             for count in sorted({1, CORES}):
                 yield time_run(model, x, count, seconds)
-            if path == models[0]:
-                yield time_layers(model, x, seconds)
+                if path == models[0]:
+                    yield time_layers(model, x, count, seconds)
     macs = multiplications(model, run(model, images[:1]))
     yield validated(models[0], images[:1], macs, folder)
     paths = write_resnet50(folder, width, max(sides))

@@ -27,7 +27,7 @@ def test_the_benchmark_measures_and_records_all_of_it(tmp_path):
     record = json.loads(out.read_text())
     check_benchmark(record, batches=[2], sides=[32, 48])
     assert done.stdout.count("ONNX Runtime") == len(record["runs"])
-    assert done.stdout.count("onnx.reference") == len(record["layers"]) == 1
+    assert done.stdout.count("onnx.reference") == len(record["layers"])
     assert done.stdout.count("qlinear validate") == len(record["validations"]) == 4
     assert record["runs"][0]["macs"] == 12_501_632
 
@@ -51,7 +51,9 @@ def check_benchmark(record: dict, batches: list[int], sides: list[int]) -> None:
         assert r["elements"] == r["batch"] * (10 if r in ours else 1000)
     for layers in record["layers"]:
         assert layers["layers"] == 9 and min(layers["ours"], layers["reference"]) > 0
-    assert [layers["batch"] for layers in record["layers"]] == batches
+        assert min(layers["ours_cpu"], layers["reference_cpu"]) > 0
+    wanted = [(b, t) for b in batches for t in counts]
+    assert [(layers["batch"], layers["threads"]) for layers in record["layers"]] == wanted
     kinds = Counter(v["model"] for v in record["validations"])
     assert kinds.pop("resnet50_qoperator.onnx") == len(sides)
     assert kinds == {"resnet8_int8.onnx": 1, "resnet50_qdq.onnx": 1}
@@ -96,7 +98,8 @@ def test_a_benchmark_of_networks_that_differ_is_refused(monkeypatch):
 
 
 def test_functions_take_turns_and_medians_count(monkeypatch):
-    called, times = [], iter([(1, 1), (9, 9), (5, 1), (8, 2), (7, 7), (6, 3), (6, 9), (9, 4)])
+    times = iter([(9, 0), (1, 0), (99, 0), (5, 1), (8, 2), (7, 7), (6, 3), (6, 9), (9, 4)])
+    called = []
 
     def timed(function, calls):
         function()
@@ -106,9 +109,9 @@ def test_functions_take_turns_and_medians_count(monkeypatch):
     monkeypatch.setattr(benchmark, "timed", timed)
     monkeypatch.setattr(benchmark, "SHORT", 0.004)
     functions = [lambda: called.append("a"), lambda: called.append("b")]
-    # the first times say how often each is called at a turn: 4 ms / 1 ms, and once where 9 are more
     assert benchmark.by_turns(functions, 0) == [(6, 7), (8, 3)]
-    first, turn = ["a", "b", "a", 1, "b", 1], ["a", "a", 4, "b", 1]
+    # a second call of 1 ms says four a turn; a first one of 99 ms says one
+    first, turn = ["a", 1, "a", 1, "b", 1], ["a", "a", 4, "b", 1]
     assert called == first + turn * 3
 
 
