@@ -41,6 +41,18 @@ from onnxruntime.quantization import (
 
 CORES = os.cpu_count() or 1
 SHORT = 0.02  # seconds: shorter calls are timed several at a turn, after one that is not
+# starts a command from a process of its own, which is small: Linux counts the memory of the process
+# that starts another as the other's too. Prints its exit status, times, and most resident memory.
+WATCH = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+with open(sys.argv[1], "w") as out:
+    child = subprocess.Popen(sys.argv[2:], stdout=out)
+_, status, used = os.wait4(child.pid, 0)
+seconds, cores = time.perf_counter() - start, used.ru_utime + used.ru_stime
+child.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([child.returncode, seconds, cores, used.ru_maxrss]))
+"""
 FORMS = {"QOperator": QuantFormat.QOperator, "QDQ": QuantFormat.QDQ}
 
 
@@ -135,8 +147,8 @@ def by_turns(functions: list[Callable[[], object]], seconds: float) -> list[tupl
     calls = []
     for function in functions:
         first, _ = timed(function, 1)  # prepares what later calls find
-        long = first > 10 * SHORT * 1000
-        calls.append(1 if long else max(1, round(SHORT * 1000 / timed(function, 1)[0])))
+        once = first if first > 50 * SHORT * 1000 else min(timed(function, 1)[0] for _ in range(3))
+        calls.append(max(1, round(SHORT * 1000 / once)))
     found: list[list[tuple[float, float]]] = [[] for _ in functions]
     until = time.perf_counter() + seconds
     while len(found[0]) < 3 or time.perf_counter() < until:
@@ -225,14 +237,11 @@ def validated(path: Path, x: np.ndarray, macs: int, folder: Path) -> Validation:
     feed, out = folder / "x.npy", folder / "verdict.json"
     np.save(feed, x)
     command = [sys.executable, "-m", "qlinear", "validate", path, "--input", feed, "--json"]
-    start = time.perf_counter()
-    with out.open("w") as file:
-        process = subprocess.Popen([str(part) for part in command], stdout=file)
-        _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)  # so that it is not waited for again
-    if process.returncode not in (0, 1, 3):
-        raise UnusableInput(f"{path}: validate ended with exit status {process.returncode}")
+    watch = [sys.executable, "-I", "-c", WATCH, out, *command]
+    watched = subprocess.run(watch, stdout=subprocess.PIPE, check=True)
+    exit_status, seconds, cpu_seconds, resident = json.loads(watched.stdout)
+    if exit_status not in (0, 1, 3):
+        raise UnusableInput(f"{path}: validate ended with exit status {exit_status}")
     verdict = json.loads(out.read_text())
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return Validation(
@@ -243,8 +252,8 @@ def validated(path: Path, x: np.ndarray, macs: int, folder: Path) -> Validation:
         verdict=verdict["verdict"],
         elements=sum(c["elements"] for c in (*verdict["outputs"], *verdict["tensors"])),
         seconds=seconds,
-        cpu_seconds=used.ru_utime + used.ru_stime,
-        megabytes=used.ru_maxrss * unit / 1e6,
+        cpu_seconds=cpu_seconds,
+        megabytes=resident * unit / 1e6,
     )
 
 
