@@ -82,7 +82,22 @@ def qlinear_add(
     Raises:
         UnusableInput: a type or shape is illegal; the message names the input.
     """
-    return prepare(A_scale, A_zero_point, B_scale, B_zero_point, C_scale, C_zero_point)(A, B)
+    parameters = {
+        "A": (A, A_scale, A_zero_point),
+        "B": (B, B_scale, B_zero_point),
+        "C": (A, C_scale, C_zero_point),
+    }
+    for name, (q, scale, zero) in parameters.items():
+        require_per_tensor(name, q, scale, zero)
+    of_a, of_b = (A_scale, A_zero_point), (B_scale, B_zero_point)
+    if a_is_constant(A.shape, B.shape):
+        A, of_a, B, of_b = B, of_b, A, of_a
+    found = factors(*(one_element(part) for part in (*of_a, *of_b, C_scale, C_zero_point)))
+    if not np.isfinite(found).all():
+        raise UnusableInput("A_scale / C_scale or B_scale / C_scale is too large for float32")
+    ra, rb, fixed = found
+    terms = fma(rb, B.astype(np.float32), fixed)
+    return saturate(np.rint(fma(ra, A.astype(np.float32), terms)), A.dtype)
 
 
 def prepare(
@@ -93,57 +108,36 @@ def prepare(
     C_scale: np.ndarray,
     C_zero_point: np.ndarray,
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """:func:`qlinear_add` with its constants checked: a function of ``A`` and ``B`` alone.
+    """:func:`qlinear_add` with these constants: a function of ``A`` and ``B`` alone.
 
     Two 8-bit inputs have 65,536 pairs. When so many elements have been asked for, a table of every
-    pair is made; from then on an element is read there. Several threads may call it at once.
-
-    Raises:
-        UnusableInput: a constant is illegal; the function that is returned raises it for an input.
+    pair is made; from then on an element is read there. Several threads may call it at once, and
+    the constants must not change.
     """
-    zeros = dict(A=A_zero_point, B=B_zero_point, C=C_zero_point)
-    scales = A_scale, B_scale, C_scale
-    for (name, zero), scale in zip(zeros.items(), scales, strict=True):
-        require_per_tensor(name, None, scale, zero)
-    of_a, of_b, of_c = (
-        (one_element(scale), one_element(zero))
-        for scale, zero in zip(scales, zeros.values(), strict=True)
-    )
-    every = np.arange(256, dtype=np.uint8).view(of_c[1].dtype)
+    of_a, of_b, of_c = (A_scale, A_zero_point), (B_scale, B_zero_point), (C_scale, C_zero_point)
     asked = 0
 
     @cache
-    def constants(exchanged: bool) -> tuple:
-        found = factors(*of_b, *of_a, *of_c) if exchanged else factors(*of_a, *of_b, *of_c)
-        if not np.isfinite(found).all():
-            raise UnusableInput("A_scale / C_scale or B_scale / C_scale is too large for float32")
-        return found
-
-    @cache
     def table(exchanged: bool) -> np.ndarray:
-        return _add(every[:, None], every, constants(exchanged)).ravel()
+        every = np.arange(256, dtype=np.uint8).view(np.asarray(A_zero_point).dtype)
+        first, second = (of_b, of_a) if exchanged else (of_a, of_b)
+        return qlinear_add(np.repeat(every, 256), *first, np.tile(every, 256), *second, *of_c)
 
     def add(A: np.ndarray, B: np.ndarray) -> np.ndarray:
         nonlocal asked
-        for (name, zero), q in zip(zeros.items(), (A, B, A), strict=True):
+        asked += max(A.size, B.size)
+        if asked <= PAIRS:
+            return qlinear_add(A, *of_a, B, *of_b, *of_c)
+        for name, q, zero in (("A", A, A_zero_point), ("B", B, B_zero_point)):
             require_8_bit(name, q, None, zero)
         exchanged = a_is_constant(A.shape, B.shape)
         if exchanged:
             A, B = B, A
-        asked += max(A.size, B.size)
-        if asked <= PAIRS:
-            return _add(A, B, constants(exchanged))
         # one index into the table, a byte from each, reads several times as fast as two
         pair = np.left_shift(A.view(np.uint8), 8, dtype=np.uint16) | B.view(np.uint8)
         return table(exchanged).take(pair)
 
     return add
-
-
-def _add(A: np.ndarray, B: np.ndarray, found: tuple) -> np.ndarray:
-    ra, rb, fixed = found
-    terms = fma(rb, B.astype(np.float32), fixed)
-    return saturate(np.rint(fma(ra, A.astype(np.float32), terms)), A.dtype)
 
 
 def a_is_constant(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> bool:
