@@ -95,7 +95,8 @@ def _apply(model: Model, node: Node, function: Callable, inputs: list) -> np.nda
     known, made = model.prepared.get(node.outputs, ((), None))
     if len(known) != len(parts) or any(a is not b for a, b in zip(known, parts, strict=True)):
         made = prepare(*constants, **node.attributes)
-        if not any(value is not None and value.flags.writeable for value in constants):
+        given = [value for value in constants if value is not None]
+        if all(isinstance(value, np.ndarray) and not value.flags.writeable for value in given):
             model.prepared[node.outputs] = parts, made
     return made(*(inputs[i] for i in positions))
 
