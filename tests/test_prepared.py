@@ -97,23 +97,6 @@ def test_many_threads_call_one_prepared_convolution():
         assert all(pool.map(work, range(6)))
 
 
-def test_memory_is_used_again_where_it_is_little():
-    conv = qc.Conv(**constants(), attributes=dict(group=2))
-    plan = fast.plan(conv, fast.packed(conv), (1, 4, 9, 9))
-    memory = fast.taken(plan, 3)
-    fast.give_back(plan, memory)
-    assert fast.taken(plan, 2) is memory and plan.spare == []
-    fast.give_back(plan, memory)
-    more = fast.taken(plan, 4)  # holds more images, so it is new
-    assert more is not memory and len(more.acc) == 4
-    for _ in range(fast.THREADS + 2):
-        fast.give_back(plan, fast.buffers(plan, 1))
-    assert len(plan.spare) == fast.THREADS
-    large = fast.plan(conv, fast.packed(conv), (1, 4, 300, 300))
-    fast.give_back(large, fast.taken(large, 1))
-    assert large.spare == []
-
-
 @pytest.mark.parametrize(
     ("weights", "size", "small"),
     [

@@ -20,14 +20,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.arithmetic import centred, exact_float, require_8_bit, to_int32
-from qlinear.operators.threads import THREADS, share
+from qlinear.operators.threads import share
 
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
 BLOCK = 100  # positions in one call of BLAS: so few that OpenBLAS multiplies them where they lie
@@ -126,14 +126,16 @@ class Plan:
 
     geo: qc.Geometry
     layout: Layout
-    spatial: tuple[int, ...]  # of the input, not padded
     channels: int  # of the input
     x_zero_point: np.integer
     weights: np.ndarray  # float32 (group, 1, M / group, taps + 1): the last one is the constant
     factor: np.ndarray  # float32 (M, 1)
     y_zero_point: np.integer
     blocks: int  # calls of BLAS for one image and group
-    spare: "list[Buffers]" = field(default_factory=list)  # memory that no thread works on
+    inside: tuple[slice, ...]  # where the images lie, within the padding
+    kept: tuple[slice, ...]  # the positions that are not dropped
+    window: tuple[int, ...]  # (group, C / group, kernel..., positions...): the taps' inputs
+    strides: tuple[int, ...]  # from one of them to the next, and before them of an image; bytes
 
     @property
     def plane(self) -> int:
@@ -159,19 +161,25 @@ def plan(conv: qc.Conv, rows: np.ndarray, x_shape: tuple[int, ...]) -> Plan:
     """
     geo = conv.geometry(x_shape)
     lay = layout(x_shape[2:], geo)
+    plane, channels = lay.size[0] * lay.pitch[0], x_shape[1] // geo.group
+    counts, steps = zip(*lay.positions, strict=True)
+    between = (d * p for d, p in zip(geo.dilations, lay.pitch, strict=True))
     wide, row = lay.wide[0], lay.count // lay.wide[0]
     while wide % 2 == 0 and wide * row > BLOCK:
         wide //= 2
     return Plan(
         geo=geo,
         layout=lay,
-        spatial=x_shape[2:],
         channels=x_shape[1],
         x_zero_point=conv.x_zero_point[()],
         weights=rows.reshape(geo.group, 1, -1, rows.shape[1]),
         factor=conv.factor[:, None],
         y_zero_point=conv.y_zero_point[()],
         blocks=lay.wide[0] // wide,
+        inside=_corner(x_shape[2:], geo.begin),
+        kept=_corner(geo.out),
+        window=(geo.group, channels, *geo.kernel, *counts),
+        strides=(x_shape[1] * plane, channels * plane, plane, *between, *steps),
     )
 
 
@@ -188,43 +196,21 @@ class Buffers:
     kept: np.ndarray  # the same memory: (n, M, out...), without the positions to be dropped
 
 
-def held(plan: Plan, images: int) -> int:
-    """How many of ``images`` images a thread works on at a time."""
-    image = 4 * len(plan.factor) * plan.layout.count + plan.channels * plan.plane
-    return max(1, min(images, CACHE // 2 // image))
-
-
-def taken(plan: Plan, images: int) -> Buffers:
-    """Memory for at most ``images`` images, for the caller alone until it is given back."""
-    try:
-        memory = plan.spare.pop()
-    except IndexError:
-        return buffers(plan, images)
-    return memory if len(memory.acc) >= held(plan, images) else buffers(plan, images)
-
-
-def give_back(plan: Plan, memory: Buffers) -> None:
-    """Keep memory for the next call, unless it is much: then to get it anew hardly counts."""
-    if memory.acc.nbytes + memory.columns.nbytes <= 2 * CACHE and len(plan.spare) < THREADS:
-        plan.spare.append(memory)
-
-
 def buffers(plan: Plan, images: int) -> Buffers:
-    """New memory for at most ``images`` images."""
-    geo, lay, group, taps = plan.geo, plan.layout, plan.geo.group, plan.taps
+    """Memory for at most ``images`` images.
+
+    It is new for each call, which costs little: what the layer before has just given back is still
+    in the core's cache, as memory that each layer kept for itself would not be.
+    """
+    lay, group, taps = plan.layout, plan.geo.group, plan.taps
     M, C, plane = len(plan.factor), plan.channels, plan.plane
-    n = held(plan, images)
+    n = max(1, min(images, CACHE // 2 // (4 * M * lay.count + C * plane)))
     fewer = max(1, min(n, CACHE // (4 * group * taps * lay.count)))
 
-    memory = np.full(n * C * plane + lay.beyond, plan.x_zero_point)
-    padded = memory[: n * C * plane].reshape(n, C, *lay.size)
-    counts, steps = zip(*lay.positions, strict=True)
-    shape = (n, group, C // group, *geo.kernel, *counts)
-    between = (d * p for d, p in zip(geo.dilations, lay.pitch, strict=True))
-    strides = (C * plane, C // group * plane, plane, *between, *steps)
-    strides = tuple(stride * memory.itemsize for stride in strides)
-    windows = np.lib.stride_tricks.as_strided(memory, shape, strides, writeable=False)
-
+    memory = np.empty(n * C * plane + lay.beyond, plan.x_zero_point.dtype)
+    memory.fill(plan.x_zero_point)
+    windows = np.ndarray((n, *plan.window), memory.dtype, memory, strides=plan.strides)
+    windows.flags.writeable = False
     columns = np.empty((fewer, group, taps + 1, lay.count), np.float32)
     columns[:, :, taps] = 1  # the input that the constant is multiplied by
     acc = np.empty((n, M, lay.count), np.float32)
@@ -233,13 +219,13 @@ def buffers(plan: Plan, images: int) -> Buffers:
         return a.reshape(len(a), group, -1, plan.blocks, lay.count // plan.blocks).swapaxes(2, 3)
 
     return Buffers(
-        inside=padded[_corner(plan.spatial, geo.begin)],
+        inside=memory[: n * C * plane].reshape(n, C, *lay.size)[plan.inside],
         windows=windows,
-        copied=columns[:, :, :taps].reshape(fewer, *shape[1:]),
+        copied=columns[:, :, :taps].reshape(fewer, *plan.window),
         columns=blocks(columns),
         acc=acc,
         sums=blocks(acc),
-        kept=acc.reshape(n, M, *lay.wide)[_corner(geo.out)],
+        kept=acc.reshape(n, M, *lay.wide)[plan.kept],
     )
 
 
@@ -300,12 +286,11 @@ def prepare(
         y = np.empty((len(x), len(rows), *shared.geo.out), conv.y_zero_point.dtype)
 
         def work(first: int, last: int) -> None:
-            memory = taken(shared, last - first)
+            memory = buffers(shared, last - first)
             n = len(memory.acc)
             for start in range(first, last, n):
                 some = slice(start, min(start + n, last))
                 convolve(shared, memory, x[some], y[some])
-            give_back(shared, memory)
 
         share(work, len(x), small=shared.small)
         return y
