@@ -268,11 +268,9 @@ def prepare(
     constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
     conv = qc.Conv(*constants, attributes)
     conv.require_legal()
-    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
-    if exact_float(largest_sum(weights, constant, conv.x_zero_point.dtype)) is not np.float32:
+    rows = packed(conv)
+    if rows is None:
         return lambda x: qc.stages(x, conv, accumulate=accumulate).y
-    rows = np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
-
     plans: dict[tuple[int, ...], Plan] = {}
 
     def convolution(x: np.ndarray) -> np.ndarray:
