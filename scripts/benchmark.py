@@ -29,7 +29,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", type=Path, nargs="*", default=MODELS)
+    parser.add_argument(
+        "models",
+        type=Path,
+        nargs="*",
+        default=MODELS,
+        help="QOperator networks of 32x32 images (default: the int8 and the uint8 one)",
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 100], metavar="N")
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 96, 128, 160, 224],
                         metavar="PIXELS", help="of the images of the ResNet50")  # fmt: skip
@@ -45,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.seconds < float("inf"):
         raise UnusableInput(f"--seconds is {args.seconds:g}: a finite number, at least 0, needed")
     check_apart(args.out, list(args.models))
+    if not args.out.parent.is_dir():  # minutes later it would be a pity
+        raise UnusableInput(f"{args.out}: there is no folder {args.out.parent}")
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer's advice
     before, found = machine(), []
     with tempfile.TemporaryDirectory() as folder:

@@ -83,6 +83,8 @@ def test_the_benchmark_refuses_what_it_cannot_measure(tmp_path, wrong, message):
     with pytest.raises(UnusableInput, match=message):
         main_of("benchmark.py")([*map(str, wrong), "--out", str(out)])
     assert not out.exists()
+    with pytest.raises(UnusableInput, match="there is no folder"):
+        main_of("benchmark.py")(["--out", str(tmp_path / "none" / "benchmark.json")])
 
 
 def test_a_benchmark_of_networks_that_differ_is_refused(monkeypatch):

@@ -113,6 +113,13 @@ def prepare(
     Two 8-bit inputs have 65,536 pairs. When so many elements have been asked for, a table of every
     pair is made; from then on an element is read there. Several threads may call it at once, and
     the constants must not change.
+
+    Args:
+        all: as there.
+
+    Returns:
+        a function of A and B, which refuses what :func:`qlinear_add` does; its result is a new
+        array.
     """
     of_a, of_b, of_c = (A_scale, A_zero_point), (B_scale, B_zero_point), (C_scale, C_zero_point)
     asked = 0

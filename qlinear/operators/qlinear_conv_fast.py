@@ -260,7 +260,14 @@ def prepare(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """:func:`qlinear_conv` with its constants checked and packed: a function of ``x`` alone.
 
-    The constants must not change afterwards. Several threads may call it at once.
+    The constants must not change afterwards. Several threads may call it at once, with any number
+    of images of any size.
+
+    Args:
+        all: as there.
+
+    Returns:
+        a function of x, int8 or uint8 (N, C, spatial...), whose result is a new array.
 
     Raises:
         UnusableInput: a constant is illegal; the function that is returned raises it for ``x``.
