@@ -114,8 +114,7 @@ def prepare(
     pair is made; from then on an element is read there. Several threads may call it at once, and
     the constants must not change.
 
-    Args:
-        all: as there.
+    The arguments are as there.
 
     Returns:
         a function of A and B, which refuses what :func:`qlinear_add` does; its result is a new

@@ -263,8 +263,7 @@ def prepare(
     The constants must not change afterwards. Several threads may call it at once, with any number
     of images of any size.
 
-    Args:
-        all: as there.
+    The arguments are as there.
 
     Returns:
         a function of x, int8 or uint8 (N, C, spatial...), whose result is a new array.
