@@ -48,9 +48,9 @@ def table(rows: list[dict]) -> str:
 
 
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
-    """A bar on a terminal's standard error; nothing elsewhere."""
+    """A bar on a terminal's standard error, from the first moment; nothing elsewhere."""
     title = printable(title)[:60]
-    return tqdm(steps, title, total, unit="node", leave=False, disable=None, delay=1)
+    return tqdm(steps, title, total, unit="step", leave=False, disable=None)
 
 
 def inspect_command(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from qlinear import ort
 from qlinear.compare import Comparison, compare_arrays
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Model, Node
-from qlinear.operators import MOVERS, OPERATORS, moved
+from qlinear.operators import MOVERS, OPERATORS, PREPARED, moved
 from qlinear.quantized import is_quantized, reads, spread
 
 RECOMPUTED, FLOAT, LEFT_OUT = "recomputed", "float", "left out"
@@ -74,12 +74,31 @@ def compute(
     try:
         if (node.domain, node.op_type) in MOVERS and (node.domain, node.op_type) not in operators:
             return moved(node, inputs, model.opset)[0]
-        found = operator(node, operators)(*inputs, **node.attributes)
+        found = _apply(model, node, operator(node, operators), inputs)
         return found[0] if isinstance(found, tuple) else found
     except UnusableInput as error:
         raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
     except (TypeError, ValueError) as error:
         raise UnusableInput(f"{model.path}: node {node.name} ({node.op_type}): {error}") from None
+
+
+def _apply(model: Model, node: Node, function: Callable, inputs: list) -> np.ndarray | tuple:
+    """What an operator's function gives; where there is a way (PREPARED), prepared once.
+
+    Kept is what was made of constants that cannot change, for a node of these very constants.
+    """
+    if function not in PREPARED:
+        return function(*inputs, **node.attributes)
+    prepare, positions = PREPARED[function]
+    constants = [value for i, value in enumerate(inputs) if i not in positions]
+    parts = [node.attributes, *constants]
+    known, made = model.prepared.get(node.outputs, ((), None))
+    if len(known) != len(parts) or any(a is not b for a, b in zip(known, parts, strict=True)):
+        made = prepare(*constants, **node.attributes)
+        given = [value for value in constants if value is not None]
+        if all(isinstance(value, np.ndarray) and not value.flags.writeable for value in given):
+            model.prepared[node.outputs] = parts, made
+    return made(*(inputs[i] for i in positions))
 
 
 def feeds_of(model: Model, x: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -211,7 +230,7 @@ def computed(model: Model, node: Node, fed: dict[str, np.ndarray]) -> dict[str, 
     inputs = arguments(model, node, fed)
     try:
         if (node.domain, node.op_type) in OPERATORS:
-            found = OPERATORS[node.domain, node.op_type](*inputs, **node.attributes)
+            found = _apply(model, node, OPERATORS[node.domain, node.op_type], inputs)
             found = found if isinstance(found, tuple) else (found,)
         else:
             found = moved(node, inputs, model.opset)

@@ -43,7 +43,8 @@ class Model:
 
     ``inputs`` and ``outputs`` map a name to its type (a NumPy dtype) and shape, in which a symbolic
     axis is a string and an unknown one is None. ``source`` is what ONNX Runtime is given: the
-    file's bytes, or its path where weights lie beside it.
+    file's bytes, or its path where weights lie beside it. ``prepared`` is the engine's: what it
+    makes of a node's constants once.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Model:
     constants: dict[str, np.ndarray] = field(repr=False)
     inputs: dict[str, tuple[np.dtype, tuple]]
     outputs: dict[str, tuple[np.dtype, tuple]]
+    prepared: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def opset(self) -> int:
@@ -192,6 +194,8 @@ def from_proto(proto: onnx.ModelProto, path: str | Path = "model") -> Model:
         domain = "" if n.domain == "ai.onnx" else n.domain
         inputs, outputs = tuple(n.input), tuple(n.output)
         nodes.append(Node(name, n.op_type, domain, inputs, outputs, attributes))
+    for value in constants.values():
+        value.flags.writeable = False  # what the engine makes of them stays true
     inputs = {v.name: signature(v) for v in graph.input if v.name not in constants}
     outputs = {v.name: signature(v) for v in graph.output}
     source = proto.SerializeToString()

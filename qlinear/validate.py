@@ -32,7 +32,7 @@ STATUS_TABLE = """exit status:
 """
 HELD = 1 << 28  # bytes of our tensors that are kept until ONNX Runtime is asked for its own
 
-Progress = Callable[[Iterable[Step], str, int], Iterable[Step]]
+Progress = Callable[[Iterable, str, int], Iterable]
 
 
 @dataclass(frozen=True)
@@ -92,25 +92,28 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
 
     Args:
         feeds: the inputs (:func:`qlinear.inputs.read_feeds`).
-        progress: wraps the steps as they are computed; it is told a title and their number.
+        progress: wraps what is done one after the other: sessions opened, runs of ONNX Runtime, and
+            the steps as they are computed; it is told a title and their number.
 
     Raises:
         UnusableInput: ONNX Runtime refuses the file or an input, or nothing in it is quantized.
     """
-    network = oracle.settle(model, feeds[0].values)
-    file = oracle.open_file(model, network.settings)
-    plain = _open_default(model)
+    progress = progress or (lambda parts, title, total: parts)
+    network, file, plain, (folded, tensors) = progress(
+        _opened(model, feeds[0].values), "opening", 4
+    )
     borrow = ort.borrower(network.graph)
-    folded, tensors = _folded(network)
     outputs: list[Comparison] = []
     by_default: list[Comparison] = []
     coverages: list[Coverage] = []
     notes = broken(network)
     for feed in feeds:
-        theirs = twice(model, file, feed.values)
-        by_default += _by_default(model, plain, feed.values, theirs)
+        theirs, found = progress(
+            _asked(model, file, plain, feed.values), f"ONNX Runtime, {feed.source}", 2
+        )
+        by_default += found
         walk = engine.steps(network.graph, feed.values, borrow, given=model.constants)
-        walk = progress(walk, feed.source, len(network.graph.nodes)) if progress else walk
+        walk = progress(walk, feed.source, len(network.graph.nodes))
         seen, ours, found, asked = _follow(network, walk, feed.values, theirs)
         notes += asked
         outputs += _compared({k: ours.get(k) for k in theirs}, theirs, network.graph)
@@ -132,6 +135,27 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
         default=_default(model, network, by_default),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _opened(model: Model, feeds: dict[str, np.ndarray]) -> Iterator:
+    """The network, a session of the file, one that sets nothing, and what was folded."""
+    network = oracle.settle(model, feeds)
+    yield network
+    yield oracle.open_file(model, network.settings)
+    yield _open_default(model)
+    yield _folded(network)
+
+
+def _asked(
+    model: Model,
+    file: onnxruntime.InferenceSession,
+    plain: onnxruntime.InferenceSession | None,
+    feeds: dict[str, np.ndarray],
+) -> Iterator:
+    """ONNX Runtime's outputs of the graph, and what the default session computes beside them."""
+    theirs = twice(model, file, feeds)
+    yield theirs
+    yield _by_default(model, plain, feeds, theirs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +238,9 @@ def _follow(
                 # Python gets no tensors of 2 or 4 bits from ONNX Runtime
                 if name not in ends and not value.dtype.name.endswith(("int2", "int4")):
                     pending[name] = (step.node, value)
-        if sum(value.nbytes for _, value in pending.values()) > HELD:
+        # after the last step too, while the walk's progress is still shown
+        last = len(seen) == len(network.graph.nodes)
+        if pending and (last or sum(value.nbytes for _, value in pending.values()) > HELD):
             fetch()
     if pending:
         fetch()

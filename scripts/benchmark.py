@@ -1,85 +1,91 @@
 #!/usr/bin/env python3
-"""Time our network engine, onnx.reference and ONNX Runtime in one run; print images/s and ratios.
+"""Time the reference beside ONNX Runtime and onnx.reference, in one run; print and record it.
 
-    python scripts/benchmark.py [MODEL]
+    python scripts/benchmark.py
 
-onnx.reference has no com.microsoft operators, so it runs the QLinearConv layers alone, one by one
-on the network's own activations, and so do we for that ratio. Of every function the best of as many
-calls as fit into --seconds counts, at least one.
+The committed networks by batch, with one thread each and with all cores; their convolutions beside
+onnx.reference's; a ResNet50 with random weights for several sizes of its image; and what `qlinear
+validate` takes, with its peak memory. Takes minutes. Writes models/benchmark.json, unless --out
+names another file. Other programs make the clock lie, so the time of the cores is recorded too.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+import json
+import logging
+import tempfile
 from pathlib import Path
 
-import numpy as np
-import onnx
-from onnx.reference import ReferenceEvaluator
+from tqdm import tqdm
 
-from qlinear.engine import compute, run
-from qlinear.errors import run_command
-from qlinear.inputs import load_samples
-from qlinear.onnx_model import Model, load
-from qlinear.ort import session, single_node, tensors
+from qlinear.errors import UnusableInput, run_command
+from qlinear.files import check_apart, write_text
+from study.benchmark import Layers, Run, as_json, machine, measure
+from study.provenance import recorded
 
-
-def best(function: Callable[[], object], seconds: float) -> float:
-    """Least time of one call, over as many calls as fit into ``seconds`` (at least one)."""
-    least, until = float("inf"), time.perf_counter() + seconds
-    while True:
-        start = time.perf_counter()
-        function()
-        least = min(least, time.perf_counter() - start)
-        if time.perf_counter() > until:
-            return least
-
-
-def time_layers(model: Model, x: np.ndarray, each: float) -> tuple[float, float]:
-    """Seconds for all QLinearConv layers: ours, and onnx.reference's."""
-    values = tensors(model, x)
-    layers = model.of_type("QLinearConv")
-    ours = sum(best(lambda n=node: compute(model, n, values), each) for node in layers)
-    theirs = 0.0
-    for node in layers:
-        feeds = {node.inputs[0]: values[node.inputs[0]]}
-        evaluator = ReferenceEvaluator(single_node(model, node, feeds))
-        theirs += best(lambda e=evaluator, f=feeds: e.run(None, f), each)
-    return ours, theirs
+MODELS = Path("models/resnet8_int8.onnx"), Path("models/resnet8_uint8.onnx")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path("models/resnet8_int8.onnx")
-    parser.add_argument("model", type=Path, nargs="?", default=default)
+    parser.add_argument(
+        "models",
+        type=Path,
+        nargs="*",
+        default=MODELS,
+        help="QOperator networks of 32x32 images (default: the int8 and the uint8 one)",
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 100], metavar="N")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each of 21 timings")
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 64, 96, 128, 160, 224],
+                        metavar="PIXELS", help="of the images of the ResNet50")  # fmt: skip
+    parser.add_argument(
+        "--width", type=int, default=64, help="of the ResNet50; 64 is the usual one"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each pair of timings")
+    parser.add_argument("--out", type=Path, default=Path("models/benchmark.json"))
     args = parser.parse_args(argv)
-    model = load(args.model)
-    images = load_samples()[0].astype(np.float32)
-    one, every = (session(model, threads=n) for n in (1, 0))
-    (x_name,) = model.inputs
-    print(f"{args.model}, onnx {onnx.__version__}, numpy {np.__version__}")
-    for batch in args.batch:
-        x = np.resize(images, (batch, *images.shape[1:]))
-        ours = best(lambda x=x: run(model, x), args.seconds)
-        ort_one, ort_all = (
-            best(lambda x=x, s=s: s.run(None, {x_name: x}), args.seconds) for s in (one, every)
+    for name, given in (("batch", args.batch), ("sides", args.sides), ("width", [args.width])):
+        if min(given) < 1:
+            raise UnusableInput(f"--{name} is {min(given)}: at least 1 needed")
+    if not 0 <= args.seconds < float("inf"):
+        raise UnusableInput(f"--seconds is {args.seconds:g}: a finite number, at least 0, needed")
+    check_apart(args.out, list(args.models))
+    if not args.out.parent.is_dir():  # minutes later it would be a pity
+        raise UnusableInput(f"{args.out}: there is no folder {args.out.parent}")
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizer's advice
+    before, found = machine(), []
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = measure(
+            list(args.models), args.batch, args.sides, args.width, args.seconds, Path(folder)
         )
-        layers, reference = time_layers(model, x, args.seconds)
-        print(f"\nbatch {batch}")
-        for name, seconds in (
-            ("ours, whole network", ours),
-            ("ONNX Runtime, 1 thread", ort_one),
-            ("ONNX Runtime, all threads", ort_all),
-            ("ours, convolutions only", layers),
-            ("onnx.reference, convolutions only", reference),
-        ):
-            print(f"  {name:34} {batch / seconds:10,.1f} images/s")
-        print(f"  ours takes {ours / ort_one:.1f} x the time of ONNX Runtime's one thread")
-        print(f"  ours is {reference / layers:.0f} x as fast as onnx.reference")
+        for one in tqdm(rounds, "measuring", unit="measurement", disable=None):
+            found.append(one)
+            tqdm.write(line(one))
+    source = recorded("scripts/benchmark.py", list(args.models), seconds=args.seconds, **before)
+    record = {"recorded": source, **as_json(found)}
+    write_text(args.out, json.dumps(record, indent=1) + "\n")
+    print(f"wrote {args.out}")
+
+
+def line(one) -> str:
+    """A measurement in one line."""
+    if isinstance(one, Run):
+        what = f"{one.model}, {one.image}, batch {one.batch}, {one.threads} threads"
+        return (
+            f"{what}: ours {one.ours:.2f} ms, ONNX Runtime {one.ort:.2f} ms: {one.ratio:.2f} x; "
+            f"time of cores {one.cpu_ratio:.2f} x"
+        )
+    if isinstance(one, Layers):
+        what = f"{one.model}, {one.layers} convolutions, batch {one.batch}, {one.threads} threads"
+        return (
+            f"{what}: ours {one.ours:.2f} ms, onnx.reference {one.reference:.0f} ms: "
+            f"{one.times:.0f} x as fast; time of cores {one.cpu_times:.0f} x"
+        )
+    return (
+        f"qlinear validate {one.model}, {one.image}: {one.verdict}, {one.elements:,} elements, "
+        f"{one.seconds:.1f} s, of cores {one.cpu_seconds:.1f} s, {one.megabytes:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

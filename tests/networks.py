@@ -4,14 +4,13 @@ import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 import qlinear  # noqa: F401  # before onnxruntime: it switches telemetry off
+from study.random_networks import Graph, as_model
 
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -20,72 +19,6 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-
-OPSET = 17
-
-
-@dataclass
-class Graph:
-    """A graph being written: each method adds a node and returns the name of its output."""
-
-    seed: int = 0
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(self.seed)
-
-    def name(self, what: str) -> str:
-        return f"{what.lower()}_{len(self.nodes) + len(self.constants)}"
-
-    def constant(self, value: np.ndarray, what: str = "constant") -> str:
-        name = self.name(what)
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def weights(self, *shape: int) -> str:
-        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 8
-        values = self.rng.normal(0, (2 / fan_in) ** 0.5, shape)
-        # channels of different sizes, as trained networks have them
-        values *= self.rng.uniform(0.3, 1.5, (shape[0],) + (1,) * (len(shape) - 1))
-        return self.constant(values.astype(np.float32), "w")
-
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes) -> str | list[str]:
-        name = self.name(op)
-        names = [name] if outputs == 1 else [f"{name}_{i}" for i in range(outputs)]
-        made = helper.make_node(op, list(inputs), names, name=f"{name}_node", **attributes)
-        self.nodes.append(made)
-        return name if outputs == 1 else names
-
-    def conv(self, x: str, inputs: int, outputs: int, kernel: int = 3, **attributes) -> str:
-        """A convolution that keeps the size, if not told otherwise."""
-        group, dims = attributes.get("group", 1), attributes.pop("dims", 2)
-        w = self.weights(outputs, inputs // group, *[kernel] * dims)
-        bias = self.constant(self.rng.normal(0, 0.1, outputs).astype(np.float32), "b")
-        reach = (kernel - 1) * attributes.get("dilations", [1])[0] // 2
-        attributes = {"pads": [reach] * 2 * dims, **attributes}
-        return self.add("Conv", x, w, bias, kernel_shape=[kernel] * dims, **attributes)
-
-    def dense(self, x: str, inputs: int, outputs: int) -> str:
-        w = self.constant(self.rng.normal(0, inputs**-0.5, (inputs, outputs)).astype(np.float32))
-        bias = self.constant(self.rng.normal(0, 0.1, outputs).astype(np.float32), "b")
-        return self.add("Gemm", x, w, bias)
-
-    def matmul(self, x: str, inputs: int, outputs: int) -> str:
-        w = self.constant(self.rng.normal(0, inputs**-0.5, (inputs, outputs)).astype(np.float32))
-        bias = self.constant(self.rng.normal(0, 0.1, outputs).astype(np.float32), "b")
-        return self.add("Add", self.add("MatMul", x, w), bias)
-
-    def relu(self, x: str) -> str:
-        return self.add("Relu", x)
-
-    def relu6(self, x: str) -> str:
-        ends = self.constant(np.float32(0)), self.constant(np.float32(6))
-        return self.add("Clip", x, *ends)
-
-    def shape(self, *sizes: int) -> str:
-        return self.constant(np.array(sizes, np.int64), "shape")
-
 
 # --- networks: from the name of the input to the name of the output; the input's shape beside it
 
@@ -243,18 +176,7 @@ def float_network(name: str, seed: int = 0) -> onnx.ModelProto:
     """A network in float32; its batch is symbolic."""
     build, shape = NETWORKS[name]
     g = Graph(seed)
-    last = build(g, "x")
-    g.nodes[-1].output[0] = "y" if g.nodes[-1].output[0] == last else last
-    ends = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape]),
-        onnx.ValueInfoProto(name="y"),  # its shape is inferred
-    ]
-    graph = helper.make_graph(g.nodes, name, ends[:1], ends[1:], g.constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    model.ir_version = 8
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    onnx.checker.check_model(model)
-    return model
+    return as_model(g, name, build(g, "x"), shape)
 
 
 # --- forms: what ONNX Runtime's quantizer writes of them

@@ -204,11 +204,11 @@ def test_how_a_padded_image_lies_in_memory(pads, strides, size, wide):
         assert lay.positions == ((2, 2 * size[1]), (5, 1))
 
 
-def planned(size, weights=(2, 1, 3, 3), images=1):
-    """The plan of a convolution of these images, without padding."""
-    x, zero = np.zeros((images, weights[1], *size), np.int8), np.int8(0)
+def planned(size, weights=(2, 1, 3, 3)):
+    """The plan of a convolution of images of this size, without padding."""
+    zero = np.int8(0)
     conv = qc.Conv(F(1), zero, np.ones(weights, np.int8), F(1), zero, F(1), zero)
-    return fast.plan(x, conv, *fast.folded(0, conv.w, conv.w_zero_point, None))
+    return fast.plan(conv, fast.packed(conv), (1, weights[1], *size))
 
 
 @pytest.mark.parametrize(

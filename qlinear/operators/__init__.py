@@ -60,4 +60,11 @@ OPERATORS: dict[tuple[str, str], Callable[..., np.ndarray]] = {
     ("com.microsoft", "QuantizeLinear"): quantize_linear.quantize_linear,
 }
 
-__all__ = ["MOVERS", "OPERATORS", "moved"]
+# a function above to one that prepares it: given the constants it makes a function of the others,
+# the inputs at these positions, which does less at each call
+PREPARED: dict[Callable, tuple[Callable[..., Callable], tuple[int, ...]]] = {
+    qlinear_conv_fast.qlinear_conv: (qlinear_conv_fast.prepare, (0,)),
+    qlinear_add.qlinear_add: (qlinear_add.prepare, (0, 3)),
+}
+
+__all__ = ["MOVERS", "OPERATORS", "PREPARED", "moved"]

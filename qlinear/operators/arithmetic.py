@@ -147,7 +147,7 @@ def require_scale(name: str, scale: np.ndarray, *, signed: bool = False) -> None
     scale = np.asarray(scale)
     if scale.dtype != np.float32:
         raise Unsupported(f"{name} has type {scale.dtype}: float32 needed")
-    if not (np.isfinite(scale).all() and ((scale > 0) | (signed & (scale < 0))).all()):
+    if not (np.isfinite(scale) & (scale != 0 if signed else scale > 0)).all():
         needed = "other than 0" if signed else "positive"
         raise UnusableInput(f"{name} is {scale.ravel()[:4]}: finite and {needed} needed")
 

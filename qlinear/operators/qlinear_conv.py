@@ -13,6 +13,7 @@ Source: ONNX operator specification, QLinearConv-10; where it is silent (roundin
 order of the scale's operations), ONNX Runtime's CPU kernel, to which the tests hold this module.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -250,9 +251,11 @@ def patches(padded: np.ndarray, geo: Geometry) -> np.ndarray:
     A column has the order of a weight's elements, so a layer is a matrix product.
     """
     view, axes = windows(padded, geo), len(geo.kernel)
-    view = view.reshape(len(view), geo.group, -1, *view.shape[2:])
+    channels = view.shape[1] // geo.group
+    view = view.reshape(len(view), geo.group, channels, *view.shape[2:])
     order = (0, 1, 2, *range(3 + axes, 3 + 2 * axes), *range(3, 3 + axes))
-    return view.transpose(order).reshape(len(view), geo.group, -1, int(np.prod(geo.out)))
+    taps = channels * math.prod(geo.kernel)
+    return view.transpose(order).reshape(len(view), geo.group, taps, math.prod(geo.out))
 
 
 def accumulate(

@@ -14,19 +14,27 @@
   included. Copying stretches is cheaper than copying windows; the few positions that lie across
   the end of a row are computed and dropped.
 * Threads share the images, and each takes as few at a time as its core's cache holds.
+* What depends on the constants alone is done once, by :func:`prepare`; what depends on the size of
+  an image too, once for each size.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from qlinear.operators import qlinear_conv as qc
-from qlinear.operators.arithmetic import centred, exact_float, to_int32
+from qlinear.operators.arithmetic import centred, exact_float, require_8_bit, to_int32
 from qlinear.operators.threads import share
 
 CACHE = 1 << 20  # bytes of columns that a thread works on; with the sums, a core's L2 cache
 BLOCK = 100  # positions in one call of BLAS: so few that OpenBLAS multiplies them where they lie
+# multiply-accumulates: of a call that OpenBLAS does in one thread anyway, and of an image whose
+# convolution takes one core some milliseconds
+ALONE, SMALL = 10**6, 1 << 28
+SIZES = 4  # of images, for which a prepared convolution keeps its plan
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,19 @@ def folded(
 def largest_sum(weights: np.ndarray, constant: np.ndarray, x_dtype: np.dtype) -> int:
     """What no sum of a channel's products, in any order and however far, passes in magnitude.
 
-    Coarser than :func:`qlinear.operators.qlinear_conv.sum_range`, but cheap enough for
-    every call.
+    Coarser than :func:`qlinear.operators.qlinear_conv.sum_range`, and cheaper.
     """
     info = np.iinfo(x_dtype)
     products = np.abs(weights).sum(axis=1, dtype=np.int64) * max(-info.min, info.max)
     return int((products + np.abs(constant)).max())
+
+
+def packed(conv: qc.Conv) -> np.ndarray | None:
+    """float32 (M, taps + 1): each channel's weights, and its constant; None if a sum may round."""
+    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
+    if exact_float(largest_sum(weights, constant, conv.x_zero_point.dtype)) is not np.float32:
+        return None
+    return np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
 
 
 def accumulate(
@@ -105,19 +120,22 @@ def accumulate(
     return to_int32(sums, bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What all images of one call share."""
+    """What all calls share whose images have one size."""
 
     geo: qc.Geometry
     layout: Layout
-    spatial: tuple[int, ...]  # of the input, not padded
     channels: int  # of the input
     x_zero_point: np.integer
     weights: np.ndarray  # float32 (group, 1, M / group, taps + 1): the last one is the constant
     factor: np.ndarray  # float32 (M, 1)
     y_zero_point: np.integer
     blocks: int  # calls of BLAS for one image and group
+    inside: tuple[slice, ...]  # where the images lie, within the padding
+    kept: tuple[slice, ...]  # the positions that are not dropped
+    window: tuple[int, ...]  # (group, C / group, kernel..., positions...): the taps' inputs
+    strides: tuple[int, ...]  # from one of them to the next, and before them of an image; bytes
 
     @property
     def plane(self) -> int:
@@ -128,24 +146,40 @@ class Plan:
     def taps(self) -> int:
         return self.weights.shape[-1] - 1
 
+    @cached_property
+    def small(self) -> bool:
+        """Whether one thread of BLAS is to do what it would divide among several."""
+        macs = self.weights.size * self.layout.count
+        return macs < SMALL and macs // (self.geo.group * self.blocks) > ALONE
 
-def plan(x: np.ndarray, conv: qc.Conv, weights: np.ndarray, constant: np.ndarray) -> Plan:
-    """Lay out the work for inputs like ``x`` (N, C, spatial...)."""
-    geo, lay = conv.geometry(x.shape), layout(x.shape[2:], conv.geometry(x.shape))
-    rows = np.concatenate([weights, constant[:, None]], axis=1).astype(np.float32)
+
+def plan(conv: qc.Conv, rows: np.ndarray, x_shape: tuple[int, ...]) -> Plan:
+    """Lay out the work for inputs of this shape (N, C, spatial...), or of another N.
+
+    Args:
+        rows: :func:`packed` of ``conv``.
+    """
+    geo = conv.geometry(x_shape)
+    lay = layout(x_shape[2:], geo)
+    plane, channels = lay.size[0] * lay.pitch[0], x_shape[1] // geo.group
+    counts, steps = zip(*lay.positions, strict=True)
+    between = (d * p for d, p in zip(geo.dilations, lay.pitch, strict=True))
     wide, row = lay.wide[0], lay.count // lay.wide[0]
     while wide % 2 == 0 and wide * row > BLOCK:
         wide //= 2
     return Plan(
         geo=geo,
         layout=lay,
-        spatial=x.shape[2:],
-        channels=x.shape[1],
+        channels=x_shape[1],
         x_zero_point=conv.x_zero_point[()],
         weights=rows.reshape(geo.group, 1, -1, rows.shape[1]),
         factor=conv.factor[:, None],
         y_zero_point=conv.y_zero_point[()],
         blocks=lay.wide[0] // wide,
+        inside=_corner(x_shape[2:], geo.begin),
+        kept=_corner(geo.out),
+        window=(geo.group, channels, *geo.kernel, *counts),
+        strides=(x_shape[1] * plane, channels * plane, plane, *between, *steps),
     )
 
 
@@ -163,21 +197,20 @@ class Buffers:
 
 
 def buffers(plan: Plan, images: int) -> Buffers:
-    """Memory for at most ``images`` images."""
-    geo, lay, group, taps = plan.geo, plan.layout, plan.geo.group, plan.taps
+    """Memory for at most ``images`` images.
+
+    It is new for each call, which costs little: what the layer before has just given back is still
+    in the core's cache, as memory that each layer kept for itself would not be.
+    """
+    lay, group, taps = plan.layout, plan.geo.group, plan.taps
     M, C, plane = len(plan.factor), plan.channels, plan.plane
     n = max(1, min(images, CACHE // 2 // (4 * M * lay.count + C * plane)))
     fewer = max(1, min(n, CACHE // (4 * group * taps * lay.count)))
 
-    memory = np.full(n * C * plane + lay.beyond, plan.x_zero_point)
-    padded = memory[: n * C * plane].reshape(n, C, *lay.size)
-    counts, steps = zip(*lay.positions, strict=True)
-    shape = (n, group, C // group, *geo.kernel, *counts)
-    between = (d * p for d, p in zip(geo.dilations, lay.pitch, strict=True))
-    strides = (C * plane, C // group * plane, plane, *between, *steps)
-    strides = tuple(stride * memory.itemsize for stride in strides)
-    windows = np.lib.stride_tricks.as_strided(memory, shape, strides, writeable=False)
-
+    memory = np.empty(n * C * plane + lay.beyond, plan.x_zero_point.dtype)
+    memory.fill(plan.x_zero_point)
+    windows = np.ndarray((n, *plan.window), memory.dtype, memory, strides=plan.strides)
+    windows.flags.writeable = False
     columns = np.empty((fewer, group, taps + 1, lay.count), np.float32)
     columns[:, :, taps] = 1  # the input that the constant is multiplied by
     acc = np.empty((n, M, lay.count), np.float32)
@@ -186,13 +219,13 @@ def buffers(plan: Plan, images: int) -> Buffers:
         return a.reshape(len(a), group, -1, plan.blocks, lay.count // plan.blocks).swapaxes(2, 3)
 
     return Buffers(
-        inside=padded[_corner(plan.spatial, geo.begin)],
+        inside=memory[: n * C * plane].reshape(n, C, *lay.size)[plan.inside],
         windows=windows,
-        copied=columns[:, :, :taps].reshape(fewer, *shape[1:]),
+        copied=columns[:, :, :taps].reshape(fewer, *plan.window),
         columns=blocks(columns),
         acc=acc,
         sums=blocks(acc),
-        kept=acc.reshape(n, M, *lay.wide)[_corner(geo.out)],
+        kept=acc.reshape(n, M, *lay.wide)[plan.kept],
     )
 
 
@@ -214,6 +247,61 @@ def convolve(plan: Plan, memory: Buffers, x: np.ndarray, y: np.ndarray) -> None:
     y[:] = memory.kept[:count]
 
 
+def prepare(
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero_point: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray,
+    B: np.ndarray | None = None,
+    **attributes,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """:func:`qlinear_conv` with its constants checked and packed: a function of ``x`` alone.
+
+    The constants must not change afterwards. Several threads may call it at once, with any number
+    of images of any size.
+
+    The arguments are as there.
+
+    Returns:
+        a function of x, int8 or uint8 (N, C, spatial...), whose result is a new array.
+
+    Raises:
+        UnusableInput: a constant is illegal; the function that is returned raises it for ``x``.
+    """
+    constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
+    conv = qc.Conv(*constants, attributes)
+    conv.require_legal()
+    rows = packed(conv)
+    if rows is None:
+        return lambda x: qc.stages(x, conv, accumulate=accumulate).y
+    plans: dict[tuple[int, ...], Plan] = {}
+
+    def convolution(x: np.ndarray) -> np.ndarray:
+        require_8_bit("x", x, None, conv.x_zero_point)
+        shared = plans.get(x.shape[1:])
+        if shared is None:
+            shared = plan(conv, rows, x.shape)
+            if len(plans) >= SIZES:
+                plans.clear()
+            plans[x.shape[1:]] = shared
+        y = np.empty((len(x), len(rows), *shared.geo.out), conv.y_zero_point.dtype)
+
+        def work(first: int, last: int) -> None:
+            memory = buffers(shared, last - first)
+            n = len(memory.acc)
+            for start in range(first, last, n):
+                some = slice(start, min(start + n, last))
+                convolve(shared, memory, x[some], y[some])
+
+        share(work, len(x), small=shared.small)
+        return y
+
+    return convolution
+
+
 def qlinear_conv(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -228,23 +316,7 @@ def qlinear_conv(
 ) -> np.ndarray:
     """As :func:`qlinear.operators.qlinear_conv.qlinear_conv`, and equal to it on every element."""
     constants = (x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B)
-    conv = qc.Conv(*constants, attributes)
-    conv.require_legal(x)
-    weights, constant = folded(int(conv.x_zero_point), conv.w, conv.w_zero_point, conv.B)
-    if exact_float(largest_sum(weights, constant, x.dtype)) is not np.float32:
-        return qc.stages(x, conv, accumulate=accumulate).y
-    shared = plan(x, conv, weights, constant)
-    y = np.empty((len(x), len(conv.w), *shared.geo.out), conv.y_zero_point.dtype)
-
-    def work(first: int, last: int) -> None:
-        memory = buffers(shared, last - first)
-        n = len(memory.acc)
-        for start in range(first, last, n):
-            some = slice(start, min(start + n, last))
-            convolve(shared, memory, x[some], y[some])
-
-    share(work, len(x))
-    return y
+    return prepare(*constants, **attributes)(x)
 
 
 def _corner(lengths: tuple[int, ...], begin: tuple[int, ...] | None = None) -> tuple[slice, ...]:

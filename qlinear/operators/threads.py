@@ -31,13 +31,17 @@ def _blas():
 _sharing = Lock()
 
 
-def share(work: Callable[[int, int], None], count: int) -> None:
+def share(work: Callable[[int, int], None], count: int, *, small: bool = False) -> None:
     """Call ``work(first, last)`` for equal parts of ``range(count)``, each in its own thread.
 
     A caller that comes while another is at it does all of its work itself.
+
+    Args:
+        small: so little work that BLAS is held to one thread even where there is one part: its
+            others gain little, and cost much where another program has the cores.
     """
     parts = min(THREADS, count)
-    if parts < 2 or _blas() is None or not _sharing.acquire(blocking=False):
+    if (parts < 2 and not small) or _blas() is None or not _sharing.acquire(blocking=False):
         return work(0, count)
     cuts = [count * part // parts for part in range(parts + 1)]
     try:
