@@ -57,7 +57,8 @@ async def requantizer(dut):
             f"{channels} channels of {len(layers)} layers: {compared['thresholds']} thresholds "
             f"and neighbours, {compared['corners']} corners, {compared['between']} "
             "accumulators between",
-            f"one result a clock; corners and those between with {waits} clocks at which a word waited",
+            f"one result a clock; corners and those between with {waits} clocks at which a word "
+            "waited",
         ],
         not_checked=[
             "the other accumulators between thresholds: equal if y never decreases",

@@ -64,8 +64,8 @@ async def residual_chain(dut):
         checked=[
             f"{conv['name']} and {add['name']}: {len(expected)} of {outputs} outputs of image "
             f"0, {channels} channels at {len(places)} positions, {len(words)} products",
-            f"{stalled['in']} clocks of pairs, {stalled['b']} of the shortcut and {stalled['c']} of "
-            "results that waited; the first position at full rate too, one product a clock",
+            f"{stalled['in']} clocks of pairs, {stalled['b']} of the shortcut and {stalled['c']} "
+            "of results that waited; the first position at full rate too, one product a clock",
         ],
         not_checked=[
             f"the other {outputs - len(expected)} outputs of image 0, every other image and the "
