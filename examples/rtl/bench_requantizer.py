@@ -79,6 +79,6 @@ async def traced(dut, port) -> dict:
     port("y_zero_point").value = golden.zero(layer, "y")
     words, clocks = [(acc, *golden.factors(layer)[m]) for acc in accs], []
     source = streams.Source("acc", FIELDS, words)
-    await streams.exchange(dut, port, [source], "y", ys, str, seed=11, rate=0.4, trace=clocks)
+    await streams.exchange(dut, port, [source], "y", ys, str, seed=1220, rate=0.6, trace=clocks)
     return {"layer": layer["name"], "channel": m, "row": row, "column": columns.start,
             "clocks": clocks}  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,12 @@ def manifest() -> dict:
 
 def arrays(layer: dict, part: str = "image00") -> dict[str, np.ndarray]:
     """A layer's arrays by name; ``part`` is an image, thresholds, corners, windows or pairs."""
-    with np.load(Path(os.environ["GOLDEN"]) / layer["folder"] / f"{part}.npz") as file:
+    return _read(Path(os.environ["GOLDEN"]) / layer["folder"] / f"{part}.npz")
+
+
+@cache
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
         return dict(file)
 
 

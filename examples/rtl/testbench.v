@@ -42,17 +42,17 @@ module testbench;
     reg [23:0] mantissa;
     reg [7:0] shift;
     wire in_ready, acc_valid, acc_ready, y_valid;
-    wire signed [24:0] acc;
+    wire signed [31:0] acc;
     wire signed [8:0] y;
 
-    qlinearconv_pe #(.ACC(25)) pe (
+    qlinearconv_pe #(.ACC(32)) pe (
         .clk(clk), .reset(reset), .in_valid(valid), .in_ready(in_ready), .first(first), .last(last),
-        .bias(bias[24:0]), .x(x), .w(w), .acc_valid(acc_valid), .acc_ready(acc_ready), .acc(acc)
+        .bias(bias), .x(x), .w(w), .acc_valid(acc_valid), .acc_ready(acc_ready), .acc(acc)
     );
 
     requantizer #(.ACC(25), .Y_MIN(`Y_MIN), .Y_MAX(`Y_MAX)) stage2 (
-        .clk(clk), .reset(reset), .acc_valid(acc_valid), .acc_ready(acc_ready), .acc(acc),
-        .mantissa(mantissa), .shift(shift), .y_zero_point(Y_ZERO), .y_valid(y_valid),
+        .clk(clk), .reset(reset), .acc_valid(acc_valid), .acc_ready(acc_ready),
+        .acc(acc[24:0]), .mantissa(mantissa), .shift(shift), .y_zero_point(Y_ZERO), .y_valid(y_valid),
         .y_ready(1'b1), .y(y)
     );
 
