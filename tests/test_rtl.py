@@ -35,7 +35,7 @@ def checked(tmp_path_factory) -> Path:
     for tool in ("make", "perl", "c++"):
         needs(shutil.which(tool) is not None, f"{tool}, which Verilator needs,")
     out = tmp_path_factory.mktemp("rtl")
-    done = run(out)
+    done = run(out, "--every", 48)
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "said").write_text(done.stdout)
     return out
@@ -43,9 +43,10 @@ def checked(tmp_path_factory) -> Path:
 
 def test_every_bench_passes_and_says_what_it_did_not_check(checked):
     said = (checked / "said").read_text()
-    assert said.splitlines()[-1] == "PASS: 5 of 5 benches passed"
+    assert said.splitlines()[-1] == "PASS: 6 of 6 benches passed"
     parts = re.split(r"^PASS ", said, flags=re.M)[1:]
-    assert [part.split()[0] for part in parts] == list(BLOCKS)
+    assert [part.splitlines()[0] for part in parts] == [*BLOCKS, RECORD["every"]["block"]]
+    assert "7 channels, " in parts[-1]
     for part in parts:
         assert re.search(r"^  checked: .*\d", part, re.M)
         assert re.search(r"^  not checked: ", part, re.M)
@@ -54,7 +55,7 @@ def test_every_bench_passes_and_says_what_it_did_not_check(checked):
 def test_the_recorded_reports_are_the_benches(checked):
     found = {block: json.loads((checked / f"{block}.json").read_text()) for block in BLOCKS}
     trace = found["requantizer"].pop("trace")
-    assert {k: {"block": k} | v for k, v in RECORD["benches"].items()} == found
+    assert RECORD["benches"] == found
     assert RECORD["trace"] == trace
 
 
@@ -63,6 +64,15 @@ def test_the_record_is_of_these_sources():
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert RECORD["recorded"]["models"] == hashes
     assert set(RECORD["cells"]) == set(RECORD["benches"]) == set(BLOCKS)
+
+
+def test_the_record_is_of_every_accumulator(model):
+    """Whose number chapter 7 has too."""
+    (line,) = RECORD["every"]["checked"]
+    ranges = [model.conv(node).accumulator_range() for node in model.of_type("QLinearConv")]
+    count = sum(int((high - low + 1).sum()) for low, high in ranges)
+    channels = sum(len(low) for low, _ in ranges)
+    assert line.startswith(f"{channels} channels, {count} accumulators equal ")
 
 
 # --- what must not pass
@@ -124,12 +134,12 @@ def with_faults(folder: Path, faults: dict[str, tuple[str, str]]) -> Path:
     return folder
 
 
-def simulated(tmp_path: Path, vectors: Path, blocks: list[str], faults: dict) -> str:
+def simulated(tmp_path: Path, vectors: Path, blocks: list[str], faults: dict, *more) -> str:
     """What benches say of altered blocks under Icarus Verilog, which compiles in no time."""
     needs(shutil.which("iverilog") is not None, "Icarus Verilog")
     sources = with_faults(tmp_path / "sources", faults)
     options = ["--sim", "icarus", "--rtl", sources, "--vectors", vectors]
-    done = run(tmp_path / "out", *options, *blocks)
+    done = run(tmp_path / "out", *options, *blocks, *more)
     assert done.returncode == (1 if "FAIL" in done.stdout else 0), done.stderr
     return done.stdout
 
@@ -141,6 +151,16 @@ def test_a_bench_finds_a_fault(checked, tmp_path, fault):
     for block in faults:
         assert re.search(rf"^FAIL {block}: ", said, re.M), said
     assert said.splitlines()[-1] == f"FAIL: 0 of {len(faults)} benches passed"
+
+
+def test_a_fault_is_found_among_all_accumulators(checked, tmp_path):
+    """Of all values beyond the range only four are not saturated."""
+    beyond = "value > 27'(Y_MAX)"
+    faults = {"requantizer": (f"{beyond} ?", f"{beyond} && value[26:2] != 25'd75 ?")}
+    blocks, more = ["qlinearconv_pe"], ["--every", "48"]
+    said = simulated(tmp_path, checked / "vectors", blocks, faults, *more)
+    assert re.search(r"^PASS qlinearconv_pe$", said, re.M), said
+    assert re.search(r"^FAIL requantizer, every accumulator: channel \d+, acc ", said, re.M), said
 
 
 def emptied(path: Path) -> None:
