@@ -147,7 +147,7 @@ def simulated(tmp_path: Path, vectors: Path, blocks: list[str], faults: dict, *m
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bench_finds_a_fault(checked, tmp_path, fault):
     faults = FAULTS[fault]
-    said = simulated(tmp_path, checked / "vectors", list(faults), faults)
+    said = simulated(tmp_path, checked / "golden-vectors", list(faults), faults)
     for block in faults:
         assert re.search(rf"^FAIL {block}: ", said, re.M), said
     assert said.splitlines()[-1] == f"FAIL: 0 of {len(faults)} benches passed"
@@ -158,7 +158,7 @@ def test_a_fault_is_found_among_all_accumulators(checked, tmp_path):
     beyond = "value > 27'(Y_MAX)"
     faults = {"requantizer": (f"{beyond} ?", f"{beyond} && value[26:2] != 25'd75 ?")}
     blocks, more = ["qlinearconv_pe"], ["--every", "48"]
-    said = simulated(tmp_path, checked / "vectors", blocks, faults, *more)
+    said = simulated(tmp_path, checked / "golden-vectors", blocks, faults, *more)
     assert re.search(r"^PASS qlinearconv_pe$", said, re.M), said
     assert re.search(r"^FAIL requantizer, every accumulator: channel \d+, acc ", said, re.M), said
 
@@ -186,7 +186,9 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_bench_fails_without_its_data(checked, tmp_path, damage):
     vectors = tmp_path / "vectors"
-    shutil.copytree(checked / "vectors", vectors, ignore=shutil.ignore_patterns("*.hex", "*.h"))
+    shutil.copytree(
+        checked / "golden-vectors", vectors, ignore=shutil.ignore_patterns("*.hex", "*.h")
+    )
     change, message = DAMAGES[damage]
     change(vectors / "01_stem_quant" / "corners.npz")
     said = simulated(tmp_path, vectors, ["requantizer"], {})

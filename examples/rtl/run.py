@@ -62,6 +62,8 @@ def pairs(vectors: Path, layer: dict) -> dict[str, np.ndarray]:
     """
     with np.load(vectors / layer["folder"] / "image00.npz") as file:
         given = {k: file[k].view(np.float32 if "scale" in k else file[k].dtype) for k in ADDITION}
+    if given["A_zero_point"].dtype != np.int8:
+        raise UnusableInput(f"node {layer['name']}: the benches are for int8 activations")
     found = fixed_point_addition(**given, shifts=[SHIFT])
     if found is None or max(found[:2]) >= 2**22:
         raise UnusableInput(f"node {layer['name']}: no constants of qlinear_add.sv are exact")
@@ -223,12 +225,15 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(args.blocks) - set(BLOCKS)
     if unknown:
         raise UnusableInput(f"no block {min(unknown)}; there are {', '.join(BLOCKS)}")
+    if args.every is not None and args.every < 1:
+        raise UnusableInput(f"--every {args.every}: a number from 1 on is needed")
     out = args.out.resolve()
     runner = build(args.rtl.resolve(), out, args.sim)
     vectors = args.vectors
     if vectors is None:
-        vectors = out / "vectors"
-        shutil.rmtree(vectors, ignore_errors=True)
+        vectors = out / "golden-vectors"
+        if (vectors / "manifest.json").exists():  # of an earlier run
+            shutil.rmtree(vectors)
         write_vectors(args.model, vectors)
     reports = simulate(runner, out, vectors.resolve(), args.blocks or list(BLOCKS))
     if args.every:
