@@ -16,11 +16,11 @@ import numpy as np
 
 from qlinear.errors import Parser, Unsupported, printable, run_command
 from qlinear.files import new_folder, write_text
+from qlinear.hardware.additions import fixed_point_addition
 from qlinear.hardware.requantizers import float32_parts
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qgemm import as_conv
-from qlinear.operators.qlinear_add import qlinear_add
 from qlinear.operators.qlinear_conv import Conv, Geometry
 from qlinear.operators.qlinear_global_average_pool import pool_scale
 from qlinear.ort import tensors
@@ -49,30 +49,11 @@ def factors(node: Node, scale: np.ndarray, largest: int) -> list[str]:
 
 
 def addition(node: Node, p: dict[str, np.ndarray]) -> tuple[int, int, int, int]:
-    """QLinearAdd in integers, as a, b, constant and shift.
-
-    (A * a + B * b + constant) >> shift, saturated, with the fewest fractional bits with which it
-    equals ONNX Runtime's kernel on all 65,536 pairs of inputs. Of the constants that do, the middle
-    one. Every sum on the way fits in 32 bits.
-    """
-    every = np.arange(-128, 128, dtype=np.int8)
-    A, B = np.repeat(every, 256), np.tile(every, 256)
-    C = qlinear_add(A, p["A_scale"], p["A_zero_point"], B, p["B_scale"], p["B_zero_point"],
-                    p["C_scale"], p["C_zero_point"]).astype(np.int64)  # fmt: skip
-    A, B = A.astype(np.int64), B.astype(np.int64)
-    for shift in range(1, 24):
-        a, b = (round(float(p[f"{k}_scale"]) / float(p["C_scale"]) * 2**shift) for k in "AB")
-        total = A * a + B * b
-        # C is reached: total + constant >= C << shift; and C + 1 is not; but where C is saturated
-        least = ((C << shift) - total)[C > -128].max()
-        greatest = (((C + 1) << shift) - 1 - total)[C < 127].min()
-        constant = int(least + greatest) // 2
-        if least <= constant <= greatest:
-            sums = np.stack([total, total + constant])
-            require(np.abs(sums).max() < 2**31, node, "sums of 32 bits")
-            assert (((total + constant) >> shift).clip(-128, 127) == C).all()
-            return a, b, constant, shift
-    raise Unsupported(f"node {node.name}: no fixed-point form equals it on all pairs")
+    """QLinearAdd in integers, as a, b, constant and shift, with the fewest fractional bits."""
+    found = fixed_point_addition(**{k: v for k, v in p.items() if k not in ("A", "B")})
+    if found is None:
+        raise Unsupported(f"node {node.name}: no fixed-point form equals it on all pairs")
+    return found
 
 
 def convolution(node: Node, conv: Conv, geo: Geometry, x_shape: tuple) -> Iterator[str]:

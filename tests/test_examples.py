@@ -27,8 +27,7 @@ from qlinear.ort import operator_model, tensors
 
 C = ROOT / "examples" / "c"
 C_SOURCE = C / "qlinearconv.c"
-ELEMENT = ROOT / "examples" / "rtl" / "qlinearconv_pe.v"
-BENCH = ROOT / "examples" / "rtl" / "testbench.v"
+RTL = ROOT / "examples" / "rtl"
 HEX_FILES = "image00_x image00_acc image00_y w w_zero_point bias mantissa shift".split()
 
 
@@ -532,11 +531,12 @@ def test_wrong_c_requantization_is_found(exported, tmp_path, model, wrong):
 # --- Verilog
 
 
-def build_verilog(folder: Path, program: Path, element: Path = ELEMENT, *options: str) -> str:
+def build_verilog(folder: Path, program: Path, *options: str, rtl: Path = RTL) -> str:
     """Compile the bench with the sizes of a layer; returns what the compiler said."""
     needs(shutil.which("iverilog") is not None, "Icarus Verilog")
-    command = ["iverilog", "-g2001", "-Wall", *options, "-I", folder, "-o", program, element, BENCH]
-    built = subprocess.run(command, capture_output=True, text=True)
+    command = ["iverilog", "-g2012", "-Wall", *options, "-I", folder, "-s", "testbench"]
+    sources = [*sorted(rtl.glob("*.sv")), RTL / "testbench.v"]
+    built = subprocess.run([*command, "-o", program, *sources], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return built.stderr
 
@@ -643,60 +643,65 @@ def test_verilog_bench_fails_with_another_size(small, tmp_path, size):
     fails(simulate(folder, tmp_path / "bench"))
 
 
-TIE = "(rest > half || (rest == half && floor[0]))"
-CLAMP = """if (value < Y_MIN) y = Y_MIN;
-        else if (value > Y_MAX) y = Y_MAX;
-        else y = value[8:0];"""
-MUTANTS = {
-    "truncated": (TIE, "1'b0"),
-    "half up": (TIE, "(acc < 0 ? rest > half : rest >= half)"),
-    "half away from zero": (TIE, "rest >= half"),
-    "half to odd": (TIE, "(rest > half || (rest == half && !floor[0]))"),
-    "not saturated": (CLAMP, "y = {value[7], value[7:0]};"),
-    "not saturated below": ("if (value < Y_MIN) y = Y_MIN;\n        else if", "if"),
-    "not saturated above": ("else if (value > Y_MAX) y = Y_MAX;", ""),
-    "zero point before rounding": (  # the layer's is 3
-        "half_even(significant, right)",
-        "half_even(significant + (48'd3 << right), right) - 48'd3",
-    ),
-    "no zero point": ("value = value + Y_ZERO;", ""),
-    "no bias": ("(start ? bias : acc)", "(start ? 32'sd0 : acc)"),
-    "no first tap": ("(valid ? x * w", "(valid && !start ? x * w"),
-    "no last tap": ("(valid ? x * w", "(valid && !last ? x * w"),
-    "x unsigned": ("x * w", "$signed({1'b0, x[7:0]}) * w"),
-    "never done": ("done <= last", "done <= 1'b0"),
-    "done is X": ("done <= last", "done <= 1'bx"),
-    "acc is X": ("acc <= next", "acc <= last ? 32'bx : next"),
-    "y is X": ("y <= rounded", "y <= 9'bx"),
+ROUND = "rest[25] && (floor[0] || rest[24:0] != 0)"
+CLAMP = "value < 27'(Y_MIN) ? 9'(Y_MIN) : value > 27'(Y_MAX) ? 9'(Y_MAX) : value[8:0]"
+STAGE_1 = {
+    "no bias": ("(first ? bias : acc)", "(first ? '0 : acc)"),
+    "no first tap": ("(first ? bias : acc) + product", "(first ? bias : acc + product)"),
+    "no last tap": (": acc) + product", ": acc) + (last ? 0 : product)"),
+    "x unsigned": ("ACC'(x)", "ACC'({1'b0, x[7:0]})"),
+    "never done": ("acc_valid <= in_valid && last", "acc_valid <= 1'b0"),
+    "done is X": ("acc_valid <= in_valid && last", "acc_valid <= 1'bx"),
+    "acc is X": ("(first ? bias : acc)", "(last ? 'x : first ? bias : acc)"),
 }
+STAGE_2 = {
+    "truncated": (ROUND, "1'b0"),
+    "half up": (ROUND, "rest[25] && (!negative_3 || rest[24:0] != 0)"),
+    "half away from zero": (ROUND, "rest[25]"),
+    # as half to even does where an odd zero point is added before
+    "half to odd": (ROUND, "rest[25] && (!floor[0] || rest[24:0] != 0)"),
+    "not saturated": (CLAMP, "{value[7], value[7:0]}"),
+    "not saturated below": ("value < 27'(Y_MIN) ? 9'(Y_MIN) : ", ""),
+    "not saturated above": ("value > 27'(Y_MAX) ? 9'(Y_MAX) : ", ""),
+    "no zero point": (" + 27'(y_zero_point)", ""),
+}
+MADE = {  # what no threshold can find, since it is no other staircase
+    "y is X": (CLAMP, "'x"),
+    "y is never there": ("<= {valid, acc_valid}", "<= {1'b0, valid[2:1], acc_valid}"),
+}
+MUTANTS = {name: ("qlinearconv_pe.sv", *change) for name, change in STAGE_1.items()}
+MUTANTS |= {name: ("requantizer.sv", *change) for name, change in (STAGE_2 | MADE).items()}
+
+
+def changed(tmp_path: Path, file: str, old: str, new: str) -> Path:
+    """The folder of the blocks with one change."""
+    rtl = tmp_path / "rtl"
+    rtl.mkdir()
+    for path in RTL.glob("*.sv"):
+        text = path.read_text()
+        (rtl / path.name).write_text(replaced(text, old, new) if path.name == file else text)
+    return rtl
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_verilog_bench_finds_a_wrong_element(small, tmp_path, mutant):
-    wrong = tmp_path / "pe.v"
-    wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS[mutant]))
-    build_verilog(small, tmp_path / "bench", wrong)
+    build_verilog(small, tmp_path / "bench", rtl=changed(tmp_path, *MUTANTS[mutant]))
     assert "first mismatch" in fails(simulate(small, tmp_path / "bench"))
-
-
-STAGE_2 = [name for name in MUTANTS if "rounding" in name or "saturated" in name]
-STAGE_2 += ["truncated", "half up", "half away from zero", "half to odd", "no zero point"]
 
 
 @pytest.mark.parametrize("mutant", STAGE_2)
 def test_verilog_thresholds_find_a_wrong_stage_2(stepped, tmp_path, mutant):
-    wrong = tmp_path / "pe.v"
-    wrong.write_text(replaced(ELEMENT.read_text(), *MUTANTS[mutant]))
+    rtl = changed(tmp_path, *MUTANTS[mutant])
     if mutant == "half up":  # which this image does not show
-        build_verilog(stepped, tmp_path / "bench", wrong)
+        build_verilog(stepped, tmp_path / "bench", rtl=rtl)
         assert simulate(stepped, tmp_path / "bench").returncode == 0
-    build_verilog(stepped, tmp_path / "bench", wrong, "-DTHRESHOLDS")
+    build_verilog(stepped, tmp_path / "bench", "-DTHRESHOLDS", rtl=rtl)
     assert "first mismatch" in fails(simulate(stepped, tmp_path / "bench"))
 
 
 @pytest.mark.parametrize("name", ["channel", "acc", "y"])
 def test_verilog_thresholds_pass_whole_alone(stepped, tmp_path, name):
-    assert "warning" not in build_verilog(stepped, tmp_path / "bench", ELEMENT, "-DTHRESHOLDS")
+    assert "warning" not in build_verilog(stepped, tmp_path / "bench", "-DTHRESHOLDS")
     done = simulate(stepped, tmp_path / "bench")
     count = len((stepped / "thresholds_y.hex").read_text().split())
     assert done.returncode == 0 and done.stdout.startswith(f"PASS: {count} thresholds equal\n")

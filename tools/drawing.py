@@ -161,3 +161,57 @@ def window(ax: Axes, x: np.ndarray, side: range, corner: list[int], zero: int) -
     between = np.arange(side[0] - 0.5, side[-1] + 1)
     for line in (ax.hlines, ax.vlines):
         line(between, between[0], between[-1], color=plotting.GREY, lw=0.5)
+
+
+# --- hardware, clock by clock
+
+
+def timing(
+    rows: dict[str, list],
+    clocks: list[str],
+    moves: dict[str, list[bool]] | None = None,
+    width: float = 0.7,
+) -> Figure:
+    """A timing diagram: a column for each clock, a dotted line at each rising edge.
+
+    Args:
+        rows: for each signal a value a clock. 0 and 1 draw one wire, with nan where clocks are left
+            out; texts draw several wires: a box for each word as long as it stays, nothing for an
+            empty text.
+        clocks: what stands above the columns.
+        moves: for some of the rows of texts, at which clocks the word moves; these are filled.
+        width: of a clock, in inches.
+    """
+    count, height = len(clocks), len(rows)
+    names = 0.95 / width  # room for them
+    fig, ax = plt.subplots(figsize=((count + names + 0.1) * width, 0.42 * (height + 0.6)))
+    ax.set(xlim=(-names, count + 0.1), ylim=(0.5 - height, 1.1))
+    ax.set_axis_off()
+    for clock, text in enumerate(clocks):
+        ax.text(clock + 0.5, 0.75, text, ha="center", va="center", fontsize=8)
+        ax.axvline(clock + 1, color=plotting.GREY, lw=0.6, ls=":")
+    for row, (name, values) in enumerate(rows.items()):
+        ax.text(-0.15, -row, name, ha="right", va="center", fontsize=9)
+        if not any(isinstance(value, str) for value in values):
+            level = np.array([*values, values[-1]], float) * 0.55 - row - 0.27
+            ax.plot(range(count + 1), level, drawstyle="steps-post", color=plotting.BLUE)
+            continue
+        for clock, moved in enumerate((moves or {}).get(name, [])):
+            if moved:
+                fill = dict(fc=plotting.GREEN, alpha=0.35, lw=0)
+                ax.add_patch(plt.Rectangle((clock + 0.04, -row - 0.3), 0.92, 0.6, **fill))
+        first = 0
+        for clock in range(1, count + 1):
+            if clock == count or values[clock] != values[first]:
+                word(ax, row, first, clock, values[first])
+                first = clock
+    return fig
+
+
+def word(ax: Axes, row: int, first: int, end: int, text: str) -> None:
+    """A word that stays from the clock ``first`` to before ``end``."""
+    ax.text((first + end) / 2, -row, text, ha="center", va="center", fontsize=8)
+    if text not in ("", "…"):
+        outline = plt.Rectangle((first + 0.04, -row - 0.3), end - first - 0.08, 0.6)
+        outline.set(fill=False, ec=plotting.GREY)
+        ax.add_patch(outline)

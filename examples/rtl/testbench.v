@@ -1,12 +1,13 @@
-// Drives qlinearconv_pe with golden vectors and compares every accumulator and every output.
+// Drives qlinearconv_pe and the requantizer behind it with golden vectors, and compares every
+// accumulator and every output. It needs no Python; the benches for cocotb (run.py) ask more.
 //   python -m qlinear vectors models/resnet8_int8.onnx --out vectors --node stem_quant --images 1
 //   cd vectors/01_stem_quant
-//   iverilog -g2001 -I . -o bench ../../examples/rtl/*.v && vvp -n bench
+//   RTL=../../examples/rtl
+//   iverilog -g2012 -I . -s testbench -o bench $RTL/*.sv $RTL/testbench.v && vvp -n bench
 // Run in a layer's folder, where layer.vh and the .hex files are; +image=N chooses the image.
-// Prints PASS with what was compared, or FAIL
-// with the first mismatch, or with the file and the word (counted from 0) that cannot be used. The
-// exit status is 0 for PASS alone, else 1 under Icarus Verilog and 134 under Verilator (--binary
-// --timing -Wno-WIDTH): $fatal, younger than Verilog-2001, sets it in both.
+// Prints PASS with what was compared, or FAIL with the first mismatch, or with the file and the word
+// (counted from 0) that cannot be used. The exit status is 0 for PASS alone, else 1 under Icarus
+// Verilog and 134 under Verilator (--binary --timing -Wno-WIDTH): $fatal sets it in both.
 // With THRESHOLDS defined, for vectors made with --thresholds, it also gives stage 2 every
 // accumulator at which an output steps: as stage 2 never decreases, it is then right on all.
 `include "layer.vh"
@@ -18,6 +19,7 @@ module testbench;
     localparam integer TAPS = (`C_IN / `GROUPS) * `K_H * `K_W;
     localparam integer OUTPUTS = `C_OUT * `H_OUT * `W_OUT;
     localparam integer INPUTS = `C_IN * `H_IN * `W_IN;
+    localparam signed [8:0] Y_ZERO = `Y_ZERO;
 
     reg [7:0] x_mem [0:INPUTS - 1];
     reg [7:0] w_mem [0:`C_OUT * TAPS - 1];
@@ -34,21 +36,31 @@ module testbench;
     reg [7:0] step_y [0:`THRESHOLDS_COUNT - 1];
 `endif
 
-    reg clk = 0, start = 0, valid = 0, last = 0;
+    reg clk = 0, reset = 1, first = 0, valid = 0, last = 0;
     reg signed [8:0] x, w;
     reg signed [31:0] bias;
     reg [23:0] mantissa;
     reg [7:0] shift;
+    wire in_ready, acc_valid, acc_ready, y_valid;
     wire signed [31:0] acc;
     wire signed [8:0] y;
-    wire done;
 
-    qlinearconv_pe #(.Y_ZERO(`Y_ZERO), .Y_MIN(`Y_MIN), .Y_MAX(`Y_MAX)) pe (
-        .clk(clk), .start(start), .valid(valid), .last(last), .bias(bias), .x(x), .w(w),
-        .mantissa(mantissa), .shift(shift), .acc(acc), .y(y), .done(done)
+    qlinearconv_pe #(.ACC(32)) pe (
+        .clk(clk), .reset(reset), .in_valid(valid), .in_ready(in_ready), .first(first), .last(last),
+        .bias(bias), .x(x), .w(w), .acc_valid(acc_valid), .acc_ready(acc_ready), .acc(acc)
     );
 
-    integer m, oy, ox, c, ky, kx, iy, ix, first, at, out, wrong;
+    requantizer #(.ACC(25), .Y_MIN(`Y_MIN), .Y_MAX(`Y_MAX)) stage2 (
+        .clk(clk), .reset(reset), .acc_valid(acc_valid), .acc_ready(acc_ready),
+        .acc(acc[24:0]), .mantissa(mantissa), .shift(shift), .y_zero_point(Y_ZERO), .y_valid(y_valid),
+        .y_ready(1'b1), .y(y)
+    );
+
+    // of the element before: its accumulator, and whether it was there when it had to be
+    reg signed [31:0] sum;
+    reg there;
+
+    integer m, oy, ox, c, ky, kx, iy, ix, channel, at, out, wrong;
 
     // the file that is being read: `size` words of `digits` digits, whose values fit in `bits` bits
     integer image, file, size, digits, bits, i, k;
@@ -110,17 +122,19 @@ module testbench;
         for (i = 0; i < size; i = i + 1) begin next_word; step_y[i] = word[7:0]; end
         close;
 `endif
+        tick;
+        reset = 0;
         wrong = 0;
         out = 0;
         for (m = 0; m < `C_OUT; m = m + 1)
             for (oy = 0; oy < `H_OUT; oy = oy + 1)
                 for (ox = 0; ox < `W_OUT; ox = ox + 1) begin
                     run_element;
-                    if (done !== 1'b1 || acc !== acc_mem[out]
+                    if (there !== 1'b1 || sum !== acc_mem[out]
                         || y !== wide(y_mem[out], `Y_MIN < 0)) begin
                         if (wrong == 0)
-                            $display("first mismatch at channel %0d, row %0d, column %0d: done %b; acc %0d, expected %0d; y %0d, expected %0d",
-                                     m, oy, ox, done, acc, $signed(acc_mem[out]),
+                            $display("first mismatch at channel %0d, row %0d, column %0d: there %b; acc %0d, expected %0d; y %0d, expected %0d",
+                                     m, oy, ox, there, sum, $signed(acc_mem[out]),
                                      y, wide(y_mem[out], `Y_MIN < 0));
                         wrong = wrong + 1;
                     end
@@ -129,10 +143,10 @@ module testbench;
 `ifdef THRESHOLDS
         for (i = 0; i < `THRESHOLDS_COUNT; i = i + 1) begin
             run_step;
-            if (done !== 1'b1 || y !== wide(step_y[i], `Y_MIN < 0)) begin
+            if (there !== 1'b1 || y !== wide(step_y[i], `Y_MIN < 0)) begin
                 if (wrong == 0)
-                    $display("first mismatch at threshold %0d, channel %0d, acc %0d: done %b; y %0d, expected %0d",
-                             i, m, bias, done, y, wide(step_y[i], `Y_MIN < 0));
+                    $display("first mismatch at threshold %0d, channel %0d, acc %0d: there %b; y %0d, expected %0d",
+                             i, m, bias, there, y, wide(step_y[i], `Y_MIN < 0));
                 wrong = wrong + 1;
             end
         end
@@ -202,14 +216,32 @@ module testbench;
             shift = shift_mem[m][7:0];
             x = 0;
             w = 0;
-            start = 1;
+            first = 1;
             last = 1;
             valid = 1;
+            tick;
+            finish;
+        end
+    endtask
+`endif
+
+    task tick;
+        begin
             #1 clk = 1;
             #1 clk = 0;
         end
     endtask
-`endif
+
+    // the sum is there right behind its last pair, and y four clocks after it
+    task finish;
+        begin
+            there = acc_valid && acc_ready;
+            sum = acc;
+            valid = 0;
+            repeat (4) tick;
+            there = there && in_ready && y_valid;
+        end
+    endtask
 
     // one output element: TAPS clocks, one product each; padding is a product of zero
     task run_element;
@@ -217,7 +249,7 @@ module testbench;
             bias = bias_mem[m];
             mantissa = mantissa_mem[m][23:0];
             shift = shift_mem[m][7:0];
-            first = (m / (`C_OUT / `GROUPS)) * (`C_IN / `GROUPS);
+            channel = (m / (`C_OUT / `GROUPS)) * (`C_IN / `GROUPS);
             at = 0;
             for (c = 0; c < `C_IN / `GROUPS; c = c + 1)
                 for (ky = 0; ky < `K_H; ky = ky + 1)
@@ -225,15 +257,15 @@ module testbench;
                         iy = oy * `STRIDE_H + ky * `DILATION_H - `PAD_TOP;
                         ix = ox * `STRIDE_W + kx * `DILATION_W - `PAD_LEFT;
                         if (iy < 0 || iy >= `H_IN || ix < 0 || ix >= `W_IN) x = 0;
-                        else x = wide(x_mem[((first + c) * `H_IN + iy) * `W_IN + ix], `X_SIGNED) - `X_ZERO;
+                        else x = wide(x_mem[((channel + c) * `H_IN + iy) * `W_IN + ix], `X_SIGNED) - `X_ZERO;
                         w = wide(w_mem[m * TAPS + at], `W_SIGNED) - wide(w_zero[m], `W_SIGNED);
-                        start = (at == 0);
+                        first = (at == 0);
                         last = (at == TAPS - 1);
                         valid = 1;
                         at = at + 1;
-                        #1 clk = 1;
-                        #1 clk = 0;
+                        tick;
                     end
+            finish;
         end
     endtask
 endmodule
