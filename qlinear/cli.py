@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, elements, engine, explore_page, oracle, vectors
+from qlinear import describe, elements, engine, explore_page, oracle, reduce, vectors
 from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
@@ -21,6 +21,7 @@ from qlinear.fuse import fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
+from qlinear.sides import Side, checked, parse, reference, session
 from qlinear.validate import STATUS, STATUS_TABLE, Verdict, check_nodes, validate
 
 EXAMPLES = f"""examples:
@@ -167,9 +168,13 @@ def _sentence(verdict: Verdict) -> str:
 
 
 def _check_out(args: argparse.Namespace) -> None:
+    _check_apart(args, args.out)
+
+
+def _check_apart(args: argparse.Namespace, out: Path) -> None:
     # NAME=FILE or FILE; a path that is none is not the same as --out either
     inputs = [Path(part) for text in args.input for part in (text, text.partition("=")[2])]
-    check_apart(args.out, [args.model, *inputs])
+    check_apart(out, [args.model, *inputs])
 
 
 def run_model(args: argparse.Namespace) -> int:
@@ -379,6 +384,73 @@ def write_vectors(args: argparse.Namespace) -> int:
     return 0
 
 
+def diagnose(args: argparse.Namespace) -> int:
+    """Cut a model down to the smallest part in which two sessions, or we and one, differ."""
+    model = load(args.model)
+    feeds = read_feeds(model, args.input, args.images, samples=len(load_samples()[0]))
+    return reduce_to(args, model, feeds, pair_of(args, model, feeds[0].values))
+
+
+def pair_of(args: argparse.Namespace, model: Model, feeds: dict) -> tuple[Side, Side]:
+    """The two that are compared: the sessions that are asked for, or the reference and one."""
+    if args.sessions:
+        a, b = (checked(model, parse(text)) for text in args.sessions)
+        return session(a, "a"), session(b, "b")
+    settings = oracle.settle(model, feeds).settings
+    return reference(settings), session(settings)
+
+
+def reduce_to(
+    args: argparse.Namespace, model: Model, feeds: list[Feed], pair: tuple[Side, Side]
+) -> int:
+    """Write the smallest part of a model that shows a difference of two sides, and report it.
+
+    Returns:
+        the exit status: 1, or 0 where there is no difference; nothing is written then.
+    """
+    if args.reduce is None or args.reduce.suffix != ".onnx":
+        raise UnusableInput(f"--reduce {args.reduce or ''}: name a file that ends in .onnx")
+    for path in reduce.files(args.reduce):
+        _check_apart(args, path)
+    found = None
+    with tqdm(desc="trying parts", unit="part", leave=False, disable=None, delay=1) as bar:
+        for feed in feeds:
+            found = reduce.reduce(model, feed.values, pair, lambda count: bar.update())
+            if found:
+                break
+    if not found:
+        sources = [each.source for each in feeds]
+        titles = [side.title for side in pair]
+        said = {"verdict": "equal", "sides": titles, "from": sources}
+        text = f"no difference between {' and '.join(titles)}, from {', '.join(_some(sources))}"
+        text += "; nothing was written"
+        print(json.dumps(said, indent=2) if args.json else printable(text))
+        return 0
+    reduce.write(found, args.reduce)
+    names = [str(path) for path in reduce.files(args.reduce)]
+    if args.json:
+        said = {"verdict": "different", "from": feed.source, **found.as_json(), "files": names}
+        print(json.dumps(said, indent=2))
+    else:
+        lines = [f"inputs: {feed.source}", *reduce.report(found), f"wrote {', '.join(names)}"]
+        print("\n".join(map(printable, lines)))
+    return 1
+
+
+def add_reduce(one: argparse.ArgumentParser) -> None:
+    """The options of :func:`reduce_to`."""
+    one.add_argument(
+        "--reduce", type=Path, metavar="OUT.onnx",
+        help="write the smallest part of the model that shows the difference, its inputs and "
+        "outputs, and a script that runs it",
+    )  # fmt: skip
+    one.add_argument(
+        "--sessions", nargs=2, metavar=("A", "B"),
+        help="compare two sessions of ONNX Runtime: a level (default, all, extended, basic, off), "
+        "then entries, such as default,session.qdqisint8allowed=1,threads=2",
+    )  # fmt: skip
+
+
 def word(text: str) -> int:
     """Bits of a packed word.
 
@@ -449,6 +521,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--channel", type=int, default=0, help="output channel")
     one.add_argument("--image", type=int, default=0, help="position in the batch")
     one.add_argument("--markdown", action="store_true", help="print Markdown")
+    one = add("diagnose", diagnose)
+    add_reduce(one)
+    one.add_argument("--json", action="store_true", help="print JSON")
     one = add("vectors", write_vectors)
     one.add_argument("--out", type=Path, required=True, help="folder to make")
     which = one.add_mutually_exclusive_group()
