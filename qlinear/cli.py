@@ -1,4 +1,4 @@
-"""Your own model: qlinear inspect | validate | run | explore | explain | vectors."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | diagnose."""
 
 import argparse
 import csv
@@ -12,12 +12,24 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, elements, engine, explore_page, oracle, vectors
+from qlinear import (
+    describe,
+    diagnose,
+    diagnose_report,
+    dumps,
+    elements,
+    engine,
+    explore_page,
+    mistakes,
+    oracle,
+    vectors,
+)
 from qlinear.compare import Comparison
+from qlinear.describe import table
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
-from qlinear.files import check_apart, write_arrays, write_text
-from qlinear.fuse import fuse
+from qlinear.files import check_apart, whole_file, write_arrays, write_text
+from qlinear.fuse import Network, fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
@@ -31,20 +43,10 @@ EXAMPLES = f"""examples:
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
   qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
+  qlinear diagnose models/resnet8_int8.onnx y.npy --node block1_conv1
+  qlinear diagnose MODEL.onnx dumps/ --input photo.png --html page.html
 
 {STATUS_TABLE}"""
-
-
-def table(rows: list[dict]) -> str:
-    """Rows as aligned text columns."""
-    if not rows:
-        return "(none)"
-    names = list(rows[0])
-    cells = [[printable(str(row[name])) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = [names, ["-" * width for width in widths], *cells]
-    joined = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in joined)
 
 
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
@@ -379,6 +381,83 @@ def write_vectors(args: argparse.Namespace) -> int:
     return 0
 
 
+def diagnose_command(args: argparse.Namespace) -> int:
+    """Compare a dump of your hardware or kernel with ONNX Runtime: where it differs, and why."""
+    model = load(args.model)
+    files = [text for text in args.dump if "=" not in text or Path(text).exists()]
+    read = [*files, *(text.partition("=")[2] for text in args.dump), *args.input]
+    if args.x:
+        read.append(str(args.x))
+    for out in filter(None, (args.html, args.apart)):
+        check_apart(out, [args.model, *map(Path, filter(None, read))])
+    feeds = read_feeds(model, args.input, args.images)
+    if len(feeds) != 1:
+        raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    network = oracle.settle(model, feeds[0].values)
+    tensor = _tensor_of(network, args.node) if args.node else ""
+    values = diagnose.ort_values(network, feeds[0], network.graph.nodes)
+    found = dumps.collect(
+        args.dump, network.graph, values, tensor=tensor, layout=args.layout, kind=args.dtype,
+        model_sha256=vectors.sha256_of(model),
+    )  # fmt: skip
+    x = _theirs(args, network, values, {dump.tensor for dump in found}) if args.x else None
+
+    def bar(steps: Iterable, title: str, total: int) -> Iterable:
+        return tqdm(steps, title, total, unit="mistake", leave=False, disable=None, delay=1)
+
+    report = diagnose.diagnose(network, feeds[0], found, x=x, values=values, progress=bar)
+    if args.html:
+        write_text(args.html, diagnose_report.html(report))
+    apart = report.apart.x if report.apart else None
+    if args.apart and apart is not None:
+        with whole_file(args.apart) as partial, partial.open("wb") as file:
+            np.save(file, apart)
+    if args.json:
+        print(json.dumps(report.as_json(), indent=2))
+        return report.status
+    print(diagnose_report.text(report))
+    for out, made in ((args.html, True), (args.apart, apart is not None)):
+        if out:
+            print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
+    return report.status
+
+
+def _tensor_of(network: Network, name: str) -> str:
+    """The tensor of a node or of a tensor's name, with or without the quantizer's ending."""
+    known = dumps.tensors_by_name(network.graph)
+    if name in known:
+        return known[name]
+    return next(output for output in network.node(name).outputs if output)
+
+
+def _theirs(
+    args: argparse.Namespace, network: Network, values: dict, tensors: set[str]
+) -> np.ndarray:
+    """The layer's own input, from --x, in the type and shape of ONNX Runtime's."""
+    if len(tensors) != 1:
+        raise UnusableInput(f"--x {args.x}: it is the input of one node; the dump has several")
+    (node,) = [n for n in network.graph.nodes if tensors & set(n.outputs)]
+    name = node.inputs[0]
+    if name in network.graph.constants or name not in values:
+        raise UnusableInput(f"--x {args.x}: {node.name} has no input that could differ")
+    (dump,) = dumps.collect(
+        [str(args.x)], network.graph, values, tensor=name, layout=args.layout, kind=args.dtype
+    )  # fmt: skip
+    x = dump.readings[0].values.astype(values[name].dtype)
+    if (x.astype(np.float64) != dump.readings[0].values).any():
+        raise UnusableInput(f"{args.x}: holds values that {name}, {x.dtype}, cannot have")
+    return x
+
+
+class ShowCatalogue(argparse.Action):
+    """--catalogue: print every mistake that is known, and end, as --help does."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        shown = [{k: row[k] for k in ("mistake", "kind", "what")} for row in mistakes.rows()]
+        print(table(shown))
+        parser.exit()
+
+
 def word(text: str) -> int:
     """Bits of a packed word.
 
@@ -472,6 +551,32 @@ def parser() -> argparse.ArgumentParser:
         "--prefix", action="store_true",
         help="begin names in C and Verilog with the layer's, so that layers go together",
     )  # fmt: skip
+    one = add("diagnose", diagnose_command)
+    one.add_argument(
+        "dump", nargs="+", metavar="DUMP",
+        help="what was computed: .npy, .npz, hex text, raw binary (.bin) or .csv, one tensor each; "
+        "NAME=FILE; or a folder of them, named as tensors or nodes, in the graph's order, or with "
+        "the manifest of vectors",
+    )  # fmt: skip
+    one.add_argument("--node", help="the node, or tensor, that every DUMP is of")
+    one.add_argument("--x", type=Path, metavar="FILE",
+                     help="the node's own first input, where it is not ONNX Runtime's")  # fmt: skip
+    one.add_argument(
+        "--layout", metavar="LAYOUT",
+        help="order of a dump's elements: NCHW, NHWC, or NCHWc as NCHW16c (default: as a file's "
+        "shape or manifest says, else NCHW)",
+    )  # fmt: skip
+    one.add_argument("--dtype", choices=dumps.TYPES,
+                     help="type of an element in binary or hex (default: by size)")  # fmt: skip
+    one.add_argument("--html", type=Path, metavar="FILE",
+                     help="also write a page: heat maps, and the explorer")  # fmt: skip
+    one.add_argument(
+        "--apart", type=Path, metavar="FILE",
+        help="also write, as .npy, an input of the node on which equal explanations differ",
+    )  # fmt: skip
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--catalogue", nargs=0, action=ShowCatalogue,
+                     help="print the mistakes that are known, and exit")  # fmt: skip
     return made
 
 
