@@ -162,12 +162,16 @@ def reduce(
     differ = [n for n in names if not same(whole[0][n], whole[1][n])]
     if not differ:
         return None
-    equal = {n: whole[1][n] for n in names if n not in differ}
-    known = {n: v for n, v in (equal | feeds).items() if isinstance(v, np.ndarray)}
-    values = known | _missing(model, order, known, kinds)
-    values = values | _before_quantization(model, order, known, values)
-    # a tensor that a dump lacks may be where it went wrong already
-    cuts = frozenset(known if any(side.outputs is None for side in sides) else values)
+    equal = feeds | {n: whole[1][n] for n in names if n not in differ}
+    given = equal
+    if sides[0].outputs is None:  # what a dump lacks is ONNX Runtime's
+        given = equal | {n: v for n, v in whole[1].items() if n not in differ}
+    given = {n: v for n, v in given.items() if isinstance(v, np.ndarray)}
+    values = given | _missing(model, order, given, kinds)
+    values = values | _before_quantization(model, order, given, values)
+    cuts = given if sides[0].outputs is None else values
+    if not sides[0].fed:
+        cuts = [name for name in cuts if name in equal]
     count = itertools.count(1)
     case = _Case(
         model=model,
@@ -176,7 +180,7 @@ def reduce(
         sides=sides,
         whole=whole,
         values=values,
-        cuts=cuts,
+        cuts=frozenset(cuts),
         fixed=_fixed(model, order),
         tested={},
         tick=lambda: _counted(count, tick),
@@ -517,6 +521,12 @@ def _reduction(
         if cause.names:
             names = cause.names if cause.together else cause.names[-1:]
             left = _outputs_that_differ(case, [without(s, names) for s in both])
+    lacks = [n for n in part.feeds if n not in case.whole[0] and n not in case.model.inputs]
+    inside = [n for o in part.nodes for n in o if n != target and n not in case.whole[0]]
+    if case.sides[0].outputs is None and lacks:
+        notes.append(f"the dump lacks {', '.join(lacks)}, so it is taken as ONNX Runtime's")
+    elif case.sides[0].outputs is None and {n for n in inside if n in case.whole[1]}:
+        notes.append("the dump lacks tensors in between, and where they are wrong nobody knows")
     if not region and part.feeds and case.whole[0][target].ndim:
         notes.append("its tensors are not cut: no smaller window was found that shows it")
     return Reduction(
@@ -681,7 +691,7 @@ def report(reduction: Reduction) -> list[str]:
     lines = [f"{key}: {title}" for key, title in zip(r.keys, r.sides, strict=True)]
     lines += [f"whole model: first in tensor {r.first.tensor}: {_count(r.first)}"]
     lines += [f"whole model: output {c.tensor}: {_count(c)}" for c in r.outputs if c != r.first]
-    if not r.outputs:
+    if not r.outputs and "dump" not in r.keys:
         lines += ["whole model: its outputs are equal all the same"]
     kinds = Counter(kind for _, kind in r.nodes)
     what = ", ".join(f"{n} {kind}" for kind, n in kinds.items())

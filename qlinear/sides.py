@@ -58,6 +58,7 @@ class Side:
         tensors: of a model and its inputs, all that it computes under the file's names.
         outputs: the graph's outputs of a part; None for a dump, which cannot be run again.
         settings: the session, or that of the graph which the reference runs.
+        fed: of a dump, whether a layer whose input it lacks was fed ONNX Runtime's.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Side:
     tensors: Callable[[Model, Tensors], Tensors]
     outputs: Callable[[onnx.ModelProto, Tensors], Tensors] | None
     settings: ort.Settings | None = None
+    fed: bool = True
 
 
 def session(settings: ort.Settings, key: str = "ort") -> Side:
@@ -125,9 +127,14 @@ def reference(settings: ort.Settings) -> Side:
     return Side("reference", "the reference", walk, outputs, settings)
 
 
-def dump(values: Tensors, title: str = "the dump") -> Side:
-    """Tensors of another implementation, by their names in the file."""
-    return Side("dump", title, lambda model, feeds: values, None)
+def dump(values: Tensors, title: str = "the dump", *, fed: bool = False) -> Side:
+    """Tensors of another implementation, by their names in the file.
+
+    Args:
+        fed: a layer whose input is not among them was fed ONNX Runtime's, so it is wrong itself
+            where it differs. Otherwise a layer before it may be, and belongs to the part.
+    """
+    return Side("dump", title, lambda model, feeds: values, None, fed=fed)
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from qlinear import cli, crop, engine, oracle, ort, reduce, sides
+from qlinear import cli, crop, diagnose, engine, oracle, ort, reduce, sides
 from qlinear.errors import UnusableInput
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, from_proto, load
+from qlinear.operators.qlinear_conv import stages
 from qlinear.ort import onnxruntime
 
 BOOK = MODELS / "resnet8_int8.onnx"
@@ -524,6 +525,14 @@ def test_what_cannot_be_cut_is_said():
 # --- the command
 
 
+@pytest.fixture
+def unexplained(monkeypatch):
+    """diagnose without its search for mistakes, which has tests of its own."""
+    nothing = diagnose.Tried((), (), (), (), 0, 0)
+    monkeypatch.setattr(diagnose, "explain", lambda *_: nothing)
+    monkeypatch.setattr(diagnose, "places", lambda *_: [])
+
+
 def run(capsys, *args) -> tuple[int, str]:
     status = cli.main(["diagnose", *map(str, args)])
     return status, capsys.readouterr().out
@@ -541,22 +550,61 @@ def test_the_command_writes_what_it_says(tmp_path, files, capsys):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     status, text = run(capsys, files["lenet"], *options, "--json")
     found = json.loads(text)
-    assert status == 1 and found["verdict"] == "different"
-    assert found["cause"]["names"][-1] == "QDQSelectorActionTransformer"
-    assert found["reduced"]["first"].keys() == {"index", "a", "b"}
-    assert [Path(name) for name in found["files"]] == list(reduce.files(out))
+    assert status == 1 and found["sides"].keys() == {"a", "b"}
+    part = found["reduced"]
+    assert part["cause"]["names"][-1] == "QDQSelectorActionTransformer"
+    assert part["reduced"]["first"].keys() == {"index", "a", "b"}
+    assert [Path(name) for name in part["files"]] == list(reduce.files(out))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_command_writes_nothing_where_there_is_no_difference(tmp_path, capsys):
+def test_the_command_writes_nothing_where_there_is_no_difference(tmp_path, book, capsys):
     out = tmp_path / "out.onnx"
     status, text = run(capsys, BOOK, "--images", 1, "--reduce", out)
-    assert status == 0 and text.startswith("no difference between the reference and ONNX Runtime")
-    status, text = run(
-        capsys, BOOK, "--images", 1, "--sessions", "default", "off", "--reduce", out, "--json"
-    )
-    assert status == 0 and json.loads(text)["verdict"] == "equal"
+    assert status == 0 and text.endswith("no difference: nothing was written\n")
+    assert "reference: the reference\nort: ONNX Runtime, extended" in text
+    options = ["--images", 1, "--sessions", "default", "off", "--reduce", out, "--json"]
+    status, text = run(capsys, BOOK, *options)
+    assert status == 0 and json.loads(text)["reduced"] is None
     assert not list(tmp_path.iterdir())
+    dump = tmp_path / f"{WRONG}.npy"
+    np.save(dump, book[3][WRONG][:1])
+    status, text = run(capsys, BOOK, dump, "--reduce", out)
+    assert status == 0 and list(tmp_path.iterdir()) == [dump]
+    assert text.endswith(f"no output differs, so {out} was not written\n")
+
+
+def test_the_command_reduces_a_dump(tmp_path, book, capsys, unexplained):
+    values = wrong({name: value[1:] for name, value in book[3].items()} | {
+        WRONG: np.repeat(book[3][WRONG][1:], 2, axis=0)})  # fmt: skip
+    dump, image = tmp_path / f"{WRONG}.npy", tmp_path / "image.npy"
+    np.save(dump, values[WRONG][1:])
+    np.save(image, book[1]["image"][1:])
+    out = tmp_path / "out.onnx"
+    options = ["--input", image, "--reduce", out]
+    # alone, the layer was fed what ONNX Runtime feeds it
+    status, text = run(capsys, BOOK, dump, "--node", WRONG, *options)
+    node = book[0].node(WRONG)
+    assert status == 1 and "nodes: 17 -> 1: 1 QLinearConv" in text
+    assert f"note: the dump lacks {node.inputs[0]}, so it is taken as ONNX Runtime's" in text
+    assert [n.op_type for n in onnx.load(out).graph.node] == ["QLinearConv"]
+    # as one tensor of a run, what comes before it may be wrong
+    status, text = run(capsys, BOOK, dump, *options)
+    assert status == 1 and "nodes: 17 -> 6:" in text
+    assert "note: the dump lacks tensors in between" in text
+    status, text = run(capsys, BOOK, dump, "--node", WRONG, *options, "--json")
+    found = json.loads(text)
+    assert found["reduced"]["output"]["after"] == [1, 1, 1, 1] and found["first"] == WRONG
+
+
+def test_accumulators_alone_are_not_reduced(tmp_path, model, values, capsys, unexplained):
+    node = model.node(WRONG)
+    acc = stages(values[node.inputs[0]][:1], model.conv(node)).acc.astype(np.int32)
+    dump, out = tmp_path / "acc.npy", tmp_path / "out.onnx"
+    np.save(dump, acc + 1)
+    with pytest.raises(UnusableInput, match="the dump has no output of a node"):
+        run(capsys, BOOK, dump, "--node", WRONG, "--reduce", out)
+    assert list(tmp_path.iterdir()) == [dump]
 
 
 @pytest.mark.parametrize(
@@ -567,8 +615,12 @@ def test_the_command_writes_nothing_where_there_is_no_difference(tmp_path, capsy
         (["--reduce", "OUT/no/x.onnx", "--sessions", "default", "off"], "nothing was written"),
         (["--reduce", "OUT/x.onnx", "--sessions", "default", "none"], "begins with a level"),
         (["--reduce", "OUT/x.onnx", "--sessions", "off", "off,without=Foo"], "no such"),
+        (["--reduce", "OUT/x.onnx", "--node", "y"], "--node is of a dump"),
+        (["--reduce", "OUT/x.onnx", "--x", "x.npy"], "leave one out"),
+        (["--sessions", "default", "off"], "give a DUMP, or --reduce"),
+        (["y.npy", "--sessions", "default", "off"], "leave the dump out"),
     ],
-)  # fmt: skip
+)
 def test_the_command_refuses(tmp_path, files, args, message):
     out = tmp_path / "out"
     out.mkdir()
@@ -580,8 +632,7 @@ def test_the_command_refuses(tmp_path, files, args, message):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_session_that_refuses_the_file_is_named(tmp_path):
-    """Two layers that share a weight: ONNX Runtime's entry for exact products cannot take them."""
+def test_a_session_that_refuses_is_named():
     model = load(BOOK)
     pair = two("default", "default")
     with pytest.raises(UnusableInput, match=r"ONNX Runtime refuses it .* in the session a: all"):
