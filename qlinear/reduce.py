@@ -64,7 +64,7 @@ class Reduction:
 
     model: str
     sides: tuple[str, str]
-    first: Comparison  # of the whole model's tensors that differ, in the file's order
+    first: Comparison  # of the whole model: the first tensor for which there is a part
     outputs: tuple[Comparison, ...]  # those of the whole model that differ
     found: Comparison  # of the part's tensor
     nodes_before: int
@@ -157,6 +157,8 @@ def reduce(
     if sides[0].outputs is None:
         _check_dump(model, sides[0], *computed)
     whole = tuple(_in_file_types(found, kinds) for found in computed)
+    if sides[0].outputs:
+        whole = tuple(found | _dequantized(model, order, found) for found in whole)
     names = [n for node in order for n in node.outputs if n in whole[0] and n in whole[1]]
     names = [n for n in names if isinstance(whole[0][n], np.ndarray)]
     differ = [n for n in names if not same(whole[0][n], whole[1][n])]
@@ -187,9 +189,10 @@ def reduce(
     )
     ends = [n for n in differ if n in model.outputs]
     for target in dict.fromkeys([*differ[:TARGETS], *ends]):
-        part = _in_pairs(case, target)
-        if part is not None:
-            return _reduction(case, *_cropped(case, part, target), target, differ)
+        found = _in_pairs(case, target)
+        if found is not None:
+            part, end = found
+            return _reduction(case, *_cropped(case, part, end), end, target, differ)
     if not ends and all(side.settings and side.key != "reference" for side in sides):
         return None
     raise UnusableInput(
@@ -257,6 +260,18 @@ def _missing(model: Model, order: Iterable[Node], known: Tensors, kinds: dict) -
     except Exception:  # onnxruntime raises types of its own
         return {}
     return dict(zip(names, found, strict=True))
+
+
+def _dequantized(model: Model, order: Iterable[Node], found: Tensors) -> Tensors:
+    """What a DequantizeLinear makes of integers that are known; a session may have fused it."""
+    made = {}
+    for node in order:
+        x, y = node.inputs[0], node.outputs[0]
+        if node.op_type == "DequantizeLinear" and x in found and y not in found:
+            parameters = [model.constants.get(name) for name in node.inputs[1:]]
+            with suppress(UnusableInput, TypeError, ValueError):
+                made[y] = dequantize_linear(found[x], *parameters, **node.attributes)
+    return made
 
 
 def _before_quantization(
@@ -375,18 +390,30 @@ def _writer(proto: onnx.ModelProto, settings: ort.Settings, tensor: str) -> str:
     return next((node.operator for node in graph.nodes if tensor in node.outputs), "")
 
 
-def _in_pairs(case: _Case, target: str) -> Part | None:
-    """The smallest part, one that begins before a QuantizeLinear where it need not be much larger.
+def _in_pairs(case: _Case, target: str) -> tuple[Part, str] | None:
+    """The smallest part that shows the difference at the target, and the tensor where it ends.
 
-    Integers that come from outside are no pair to ONNX Runtime: it could leave a layer in float for
-    that reason, and the part show the right difference for a wrong one.
+    If it need not be much larger, one that begins before a QuantizeLinear and ends after a
+    DequantizeLinear: integers that come from outside or go there are no pair to ONNX Runtime, which
+    could leave a layer in float for that, and the right difference would have the wrong reason.
     """
     part = _smallest_part(case, target)
     ours = {n for node in case.order if node.op_type == "QuantizeLinear" for n in node.outputs}
-    if part is None or not ours & set(part.feeds) or not all(s.outputs for s in case.sides):
-        return part
-    paired = _smallest_part(replace(case, cuts=case.cuts - ours), target)
-    return paired if paired and len(paired.nodes) <= 2 * len(part.nodes) + 4 else part
+    if part is None or not all(side.outputs for side in case.sides):
+        return part and (part, target)
+    after = [
+        node.outputs[0]
+        for node in case.order
+        if target in ours and node.op_type == "DequantizeLinear" and node.inputs[0] == target
+        and node.outputs[0] in case.whole[0] and node.outputs[0] in case.whole[1]
+    ]  # fmt: skip
+    if not after and not ours & set(part.feeds):
+        return part, target
+    end = after[0] if after else target
+    paired = _smallest_part(replace(case, cuts=case.cuts - ours), end)
+    if paired and len(paired.nodes) <= 2 * len(part.nodes) + 4:
+        return paired, end
+    return part, target
 
 
 def _smallest_part(case: _Case, target: str) -> Part | None:
@@ -508,7 +535,12 @@ def _cropped(case: _Case, part: Part, target: str) -> tuple[Part, crop.Region | 
 
 
 def _reduction(
-    case: _Case, part: Part, region: crop.Region | None, target: str, differ: list[str]
+    case: _Case,
+    part: Part,
+    region: crop.Region | None,
+    target: str,
+    first: str,
+    differ: list[str],
 ) -> Reduction:
     a, b = (found[target][crop.slices(region) if region else ...] for found in case.whole)
     node = next(node for node in case.order if target in node.outputs)
@@ -521,6 +553,8 @@ def _reduction(
         if cause.names:
             names = cause.names if cause.together else cause.names[-1:]
             left = _outputs_that_differ(case, [without(s, names) for s in both])
+    if first != differ[0]:
+        notes.append(f"{differ[0]}, before it, differs too, but no part that ends there shows it")
     lacks = [n for n in part.feeds if n not in case.whole[0] and n not in case.model.inputs]
     inside = [n for o in part.nodes for n in o if n != target and n not in case.whole[0]]
     if case.sides[0].outputs is None and lacks:
@@ -532,7 +566,7 @@ def _reduction(
     return Reduction(
         model=str(case.model.path),
         sides=(case.sides[0].title, case.sides[1].title),
-        first=_whole(case, differ[0]),
+        first=_whole(case, first),
         outputs=tuple(_whole(case, name) for name in differ if name in case.model.outputs),
         found=compare_arrays(target, a, b, node=node.name, operator=node.operator),
         nodes_before=len(case.model.nodes),

@@ -35,6 +35,7 @@ LEVELS = {
     "basic": ort.Level.ORT_ENABLE_BASIC,
     "off": ort.Level.ORT_DISABLE_ALL,
 }
+LEVEL_2 = "Level2_RuleBasedTransformer"
 # Rewriting rules are applied by one optimizer a level, which alone is in the log
 # (onnxruntime/core/optimizer/graph_transformer_utils.cc, GenerateRewriteRules).
 RULES = {
@@ -44,7 +45,7 @@ RULES = {
         "FuseReluClip GemmSumFusion GemmTransposeFusion NotWhereFusion ConvAddFusion ConvMulFusion "
         "ConvBNFusion Pad_Fusion MatMul_BatchNormalization_Fusion LabelEncoderFusion"
     ).split(),
-    "Level2_RuleBasedTransformer": "ClipQuantRewrite ReluQuantRewrite GemmTransposeFusion".split(),
+    LEVEL_2: "ClipQuantRewrite ReluQuantRewrite GemmTransposeFusion".split(),
 }
 LOGGED = re.compile(r"GraphTransformer (\S+) modified: ([01]) with status")
 
@@ -93,11 +94,15 @@ def session(settings: ort.Settings, key: str = "ort") -> Side:
 
 
 def _inside(model: Model, settings: ort.Settings, feeds: Tensors, ends: Tensors) -> Tensors:
-    """Tensors of the graph that a session runs; none where its outputs become others by that."""
+    """Tensors of the graph that a session runs, under the file's names.
+
+    None where its outputs become others when it is asked for them.
+    """
     graph = in_order(from_proto(ort.optimized(model, settings), model.path))
     kinds = ort.declared(model)
-    computed = {name for node in graph.nodes for name in node.outputs if name}
-    names = [name for node in model.nodes for name in node.outputs if name in computed]
+    moved = _moved_to_uint8(model, settings)
+    of_file = {name: name for node in model.nodes for name in node.outputs if name} | moved
+    names = [name for node in graph.nodes for name in node.outputs if name in of_file]
     try:
         opened = oracle.open_graph(Network(model, graph, settings, ()), names)
         found = oracle.outputs(model, opened, feeds)
@@ -105,13 +110,32 @@ def _inside(model: Model, settings: ort.Settings, feeds: Tensors, ends: Tensors)
         return {}
     if not all(same(found[name], ends[name]) for name in ends):
         return {}
-    # it may move int8 to uint8, 128 higher, under the same name (qdq_s8_to_u8.cc)
-    moved = {
-        name: (value ^ np.uint8(128)).view(np.int8)
-        for name, value in found.items()
-        if isinstance(value, np.ndarray) and value.dtype == np.uint8 and kinds[name][0] == np.int8
+    named = {of_file[name]: value for name, value in found.items()}
+    for name, value in named.items():
+        if isinstance(value, np.ndarray) and (value.dtype, kinds[name][0]) == (np.uint8, np.int8):
+            named[name] = (value ^ np.uint8(128)).view(np.int8)
+    return named
+
+
+def _moved_to_uint8(model: Model, settings: ort.Settings) -> dict[str, str]:
+    """ONNX Runtime's names of int8 tensors that it moves to uint8, 128 higher, and the file's.
+
+    It does so before it fuses anything (qdq_s8_to_u8.cc); so without the optimizations that come
+    afterwards, or that take a Relu away, the moved QuantizeLinear still reads a tensor of the file.
+    """
+    later = ["QDQSelectorActionTransformer", "QDQFinalCleanupTransformer", *RULES[LEVEL_2]]
+    written = {name for node in model.nodes for name in node.outputs}
+    pairs = {n.inputs[0]: n.outputs[0] for n in model.nodes if n.op_type == "QuantizeLinear"}
+    if not pairs:
+        return {}
+    before = from_proto(ort.optimized(model, without(settings, later)), model.path)
+    return {
+        node.outputs[0]: pairs[node.inputs[0]]
+        for node in before.nodes
+        if node.op_type == "QuantizeLinear"
+        and node.outputs[0] not in written
+        and node.inputs[0] in pairs
     }
-    return found | moved
 
 
 def reference(settings: ort.Settings) -> Side:

@@ -104,38 +104,71 @@ def test_the_optimization_that_made_a_difference_is_named(tmp_path, files, name,
     assert (one != other).sum() == found.without < (a != b).sum()
 
 
-def test_the_parts_values_are_the_whole_models(files):
-    feeds = drawn("mobilenet_v1")
-    found = reduce.reduce(load(files["mobilenet_v1"]), feeds, two("default", "off"))
-    assert found.output.name == "y"
+def inside(path: Path, level: str, feeds: dict, tensor: str, folder: Path) -> np.ndarray:
+    """A tensor of the graph that a session runs, which is saved and run as it is."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    if level == "off":
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(folder / f"{level}.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(folder / f"{level}.onnx")
+    graph.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    return plain(saved(folder / "all.onnx", graph), "off", feeds, [tensor])[0]
+
+
+def test_the_parts_values_are_the_whole_models(tmp_path, files):
+    feeds = drawn("lenet")
+    found = reduce.reduce(load(files["lenet"]), feeds, two("default", "off"))
     at = tuple(slice(*ends) for ends in found.region)
     for level, value in zip(("default", "off"), found.values, strict=True):
-        assert (plain(files["mobilenet_v1"], level, feeds)[0][at] == value).all()
-    assert found.output.after[0] == 1 and found.output.before[0] == 4  # of the batch, one image
+        whole = inside(files["lenet"], level, feeds, found.output.name, tmp_path)
+        assert whole.shape == found.output.before and (whole[at] == value).all()
+    assert found.output.after < found.output.before
     onnx.checker.check_model(found.proto, full_check=True)
 
 
-def test_no_node_of_the_part_can_be_left_out(files):
-    """Without any one of them, each side's bytes become others, or there is no difference."""
-    feeds = drawn("mobilenet_v1")
-    model = load(files["mobilenet_v1"])
+@pytest.mark.parametrize("name", ["lenet", "mobilenet_v1"])
+def test_no_node_of_the_part_can_be_left_out(tmp_path, files, name):
+    """Without any one of them, a side's bytes become others than in the whole model."""
+    feeds = drawn(name)
+    model = load(files[name])
     found = reduce.reduce(model, feeds, two("default", "off"))
-    everywhere = ort.run_session(
-        ort.open_session(ort.all_outputs(model), sides.parse("off")),
-        [n for node in model.nodes for n in node.outputs], feeds,
-    )  # fmt: skip
+    tensor = found.output.name
+    last = next(n for n in model.nodes if tensor in n.outputs)
     names = [n for node in model.nodes for n in node.outputs]
-    values = dict(zip(names, everywhere, strict=True)) | feeds
+    proto, settings = ort.all_outputs(model), sides.parse("off")
+    whole = ort.run_session(ort.open_session(proto, settings), names, feeds)
+    values = dict(zip(names, whole, strict=True)) | feeds
+    wanted = {"default": whole_of(model, feeds)[tensor], "off": values[tensor]}
     kept = {name for name, _ in found.nodes}
-    wanted = {level: plain(files["mobilenet_v1"], level, feeds)[0] for level in ("default", "off")}
-    last = model.nodes[-1]
-    for gone in kept - {last.name}:
+    assert last.name in kept and len(kept) > 1
+    for gone in [None, *sorted(kept - {last.name})]:
         proto = part(model, kept - {gone}, values)
         outputs = [
-            ort.run_session(ort.open_session(proto, sides.parse(level)), ["y"], values)[0]
+            ort.run_session(ort.open_session(proto, sides.parse(level)), [tensor], values)[0]
             for level in wanted
         ]
-        assert any((y != w).any() for y, w in zip(outputs, wanted.values(), strict=True))
+        right = [(y == w).all() for y, w in zip(outputs, wanted.values(), strict=True)]
+        assert all(right) == (gone is None), gone
+
+
+def whole_of(model: Model, feeds: dict) -> dict[str, np.ndarray]:
+    return two("default", "off")[0].tensors(model, feeds)
+
+
+def test_tensors_that_a_session_moved_to_uint8_are_found(tmp_path, files):
+    """A default session has other names for them, and numbers that are 128 higher."""
+    model, feeds = load(files["mobilenet_v1"]), drawn("mobilenet_v1")
+    found = two("default", "off")[0].tensors(model, feeds)
+    moved = [n.outputs[0] for n in model.nodes if n.op_type == "QuantizeLinear"]
+    missing = [name for name in moved if name not in found]
+    assert len(moved) > 8 and not missing
+    theirs = two("default", "off")[1].tensors(model, feeds)
+    close = [np.abs(found[n].astype(int) - theirs[n].astype(int)).max() for n in moved]
+    assert max(close) <= 1 and {found[n].dtype for n in moved} == {np.dtype("int8")}
+    graph = ort.optimized(model, sides.parse("default")).graph
+    assert not {name for node in graph.node for name in node.output} & set(moved)
 
 
 def part(model: Model, names: set[str], values: dict) -> onnx.ModelProto:
