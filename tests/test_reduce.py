@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import random_graphs
-from conftest import MODELS, examples, since
+from conftest import MODELS, examples, quantizes, since
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -75,7 +75,8 @@ def two(a: str, b: str) -> tuple[sides.Side, sides.Side]:
         ("mobilenet_v1", "QDQSelectorActionTransformer", {"Softmax", "QuantizeLinear",
                                                           "DequantizeLinear"}),
         ("transformer", "MatMulScaleFusion", {"MatMul", "Div"}),
-        ("lenet", "QDQSelectorActionTransformer", {"DequantizeLinear", "Gemm"}),
+        pytest.param("lenet", "QDQSelectorActionTransformer", {"DequantizeLinear", "Gemm"},
+                     marks=since(1, 32, "1.20 leaves a Gemm of 16-bit activations in float")),
     ],
 )  # fmt: skip
 def test_the_optimization_that_made_a_difference_is_named(tmp_path, files, name, maker, operators):
@@ -118,17 +119,17 @@ def inside(path: Path, level: str, feeds: dict, tensor: str, folder: Path) -> np
 
 
 def test_the_parts_values_are_the_whole_models(tmp_path, files):
-    feeds = drawn("lenet")
-    found = reduce.reduce(load(files["lenet"]), feeds, two("default", "off"))
+    feeds = drawn("mobilenet_v1")
+    found = reduce.reduce(load(files["mobilenet_v1"]), feeds, two("default", "off"))
     at = tuple(slice(*ends) for ends in found.region)
     for level, value in zip(("default", "off"), found.values, strict=True):
-        whole = inside(files["lenet"], level, feeds, found.output.name, tmp_path)
+        whole = inside(files["mobilenet_v1"], level, feeds, found.output.name, tmp_path)
         assert whole.shape == found.output.before and (whole[at] == value).all()
     assert found.output.after < found.output.before
     onnx.checker.check_model(found.proto, full_check=True)
 
 
-@pytest.mark.parametrize("name", ["lenet", "mobilenet_v1"])
+@pytest.mark.parametrize("name", ["transformer", "mobilenet_v1"])
 def test_no_node_of_the_part_can_be_left_out(tmp_path, files, name):
     """Without any one of them, a side's bytes become others than in the whole model."""
     feeds = drawn(name)
@@ -186,7 +187,9 @@ def part(model: Model, names: set[str], values: dict) -> onnx.ModelProto:
 
 
 def test_the_script_needs_onnxruntime_alone(tmp_path, files):
-    found = reduce.reduce(load(files["lenet"]), drawn("lenet"), two("default", "off,threads=2"))
+    found = reduce.reduce(
+        load(files["mobilenet_v1"]), drawn("mobilenet_v1"), two("default", "off,threads=2")
+    )
     reduce.write(found, tmp_path / "out.onnx")
     command = [sys.executable, "-I", tmp_path / "out.py"]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
@@ -249,8 +252,8 @@ def two_readers(seed: int) -> onnx.ModelProto:
 
 
 def test_where_nothing_differs_there_is_no_part(files):
-    model = load(files["lenet"])
-    assert reduce.reduce(model, drawn("lenet"), two("default", "all")) is None
+    model = load(files["mobilenet_v1"])
+    assert reduce.reduce(model, drawn("mobilenet_v1"), two("default", "all")) is None
 
 
 # --- a dump, and the reference
@@ -304,6 +307,7 @@ def test_what_a_dump_lacks_stays_in_the_part(book):
     assert set(found.feeds) == set(model.node(node.inputs[0]).inputs) & set(values)
 
 
+@quantizes
 def test_the_qdq_form_keeps_what_onnxruntime_fuses(qdq, book):
     """A QuantizeLinear alone would give the same bytes, and would not be the convolution."""
     model, feeds = load(qdq), book[1]
@@ -449,20 +453,14 @@ def test_sessions_in_words():
 # --- fewer elements
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_region_of_a_random_integer_network(seed):
-    """Where it can be cut, ONNX Runtime computes from the rest what it computed before."""
-    proto, _ = random_graphs.qoperator(seed)
-    cut = regions(proto, seed)
-    CUT.update(kind for kinds in cut for kind in kinds)
-
-
-CUT: set[str] = set()
-
-
-def test_the_regions_above_met_every_rule_of_integer_operators():
-    assert {"QLinearConv", "QLinearAdd", "QLinearMatMul", "QGemm", "QuantizeLinear",
-                   "QLinearGlobalAveragePool", "DequantizeLinear"} <= CUT  # fmt: skip
+def test_a_region_of_random_integer_networks():
+    """Where one can be cut, ONNX Runtime computes from the rest what it computed before."""
+    cut: set[str] = set()
+    for seed in range(40):
+        proto, _ = random_graphs.qoperator(seed)
+        cut.update(kind for kinds in regions(proto, seed) for kind in kinds)
+    assert cut >= {"QLinearConv", "QLinearAdd", "QLinearMatMul", "QGemm", "QuantizeLinear",
+                   "QLinearGlobalAveragePool", "DequantizeLinear"}  # fmt: skip
 
 
 def regions(proto: onnx.ModelProto, seed: int) -> list[set[str]]:
@@ -574,14 +572,14 @@ def run(capsys, *args) -> tuple[int, str]:
 def test_the_command_writes_what_it_says(tmp_path, files, capsys):
     out = tmp_path / "out.onnx"
     options = ["--sessions", "default", "off", "--reduce", out]
-    status, text = run(capsys, files["lenet"], *options)
+    status, text = run(capsys, files["mobilenet_v1"], *options)
     assert status == 1 and len(list(tmp_path.iterdir())) == 4
     lines = text.splitlines()
     assert lines[-1] == "wrote " + ", ".join(map(str, reduce.files(out)))
     assert "made by: QDQSelectorActionTransformer" in text
-    assert "a runs 1 com.microsoft.MatMulNBits" in lines
+    assert "a runs 1 QuantizeLinear, 1 com.microsoft.QLinearSoftmax, 1 DequantizeLinear" in lines
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    status, text = run(capsys, files["lenet"], *options, "--json")
+    status, text = run(capsys, files["mobilenet_v1"], *options, "--json")
     found = json.loads(text)
     assert status == 1 and found["sides"].keys() == {"a", "b"}
     part = found["reduced"]
@@ -657,7 +655,7 @@ def test_accumulators_alone_are_not_reduced(tmp_path, model, values, capsys, une
 def test_the_command_refuses(tmp_path, files, args, message):
     out = tmp_path / "out"
     out.mkdir()
-    model = saved(tmp_path / "model.onnx", onnx.load(files["lenet"]))
+    model = saved(tmp_path / "model.onnx", onnx.load(files["mobilenet_v1"]))
     args = [a.replace("OUT", str(out)).replace("MODEL", str(model)) for a in args]
     with pytest.raises(UnusableInput, match=message):
         cli.main(["diagnose", str(model), *args])
@@ -672,7 +670,7 @@ def test_a_session_that_refuses_is_named():
         reduce.reduce(model, {"image": np.zeros((1, 3, 5, 5), np.float32)[:, :2]}, pair)
 
 
-@since(1, 32, "logs and names others")
+@since(1, 32, "its rules are others")
 def test_the_rules_stand_in_the_library_itself():
     """Names that ONNX Runtime does not know are passed over, so each is looked for in it."""
     capi = Path(onnxruntime.capi.__path__[0])
