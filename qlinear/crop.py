@@ -174,7 +174,7 @@ def _windows(node: Node, wanted: Region, size: Shape, kernel: Shape, changed: di
             for (_, o), s, p, r in zip(wanted, strides, pads, reach, strict=True)]  # fmt: skip
     before = [max(-b, 0) for b in begins]
     after = [max(e - n, 0) for e, n in zip(ends, size, strict=True)]
-    changed |= {"pads": [*before, *after], "auto_pad": None, "ceil_mode": None}
+    changed |= {"pads": [*before, *after], "auto_pad": None}
     return tuple((max(b, 0), min(e, n)) for b, e, n in zip(begins, ends, size, strict=True))
 
 

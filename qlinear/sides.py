@@ -252,7 +252,10 @@ def optimizations(proto: onnx.ModelProto, settings: ort.Settings) -> dict[str, b
             os.dup2(before, 2)
             os.close(before)
         log.seek(0)
-        text = log.read().decode(errors="replace")
+        return _logged(log.read().decode(errors="replace"))
+
+
+def _logged(text: str) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for name, changed in LOGGED.findall(text):
         if changed == "1":

@@ -1,6 +1,7 @@
 """Cutting a model down to the part that shows a difference, and naming who made it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ def test_the_optimization_that_made_a_difference_is_named(tmp_path, files, name,
     found = reduce.reduce(load(files[name]), feeds, two("default", "off"))
     assert found.cause.names[-1] == maker and not found.cause.together and found.cause.sufficient
     assert {kind for _, kind in found.nodes} == operators
+    assert len(found.feeds) == (2 if name == "transformer" else 1)  # constants are no inputs
     assert len(found.nodes) <= 5 < found.nodes_before
     assert next(c for c in found.outputs if c.tensor == "y").mismatches == (a != b).sum()
 
@@ -324,6 +326,19 @@ def test_the_qdq_form_keeps_what_onnxruntime_fuses(qdq, book):
     ]  # fmt: skip
 
 
+def test_a_part_that_runs_another_operator_is_none(files):
+    """Fed and asked for int8, such a session leaves the layer in float, and gives the same bytes."""
+    model, feeds = load(files["mobilenet_v1"]), drawn("mobilenet_v1")
+    side = sides.session(sides.parse("extended"))
+    values = side.tensors(model, feeds)
+    node = [n for n in model.nodes if n.op_type == "QuantizeLinear"][1]
+    changed = values[node.outputs[0]].copy()
+    changed[0, 0, 0, 0] ^= 1
+    dump = sides.dump({**values, node.outputs[0]: changed}, fed=True)
+    with pytest.raises(UnusableInput, match="differs, but no part of the model that ends there"):
+        reduce.reduce(model, feeds, (dump, side))
+
+
 def test_a_dump_that_is_equal_or_of_something_else(book):
     model, feeds, side, values = book
     assert reduce.reduce(model, feeds, (sides.dump(dict(values)), side)) is None
@@ -363,6 +378,28 @@ def test_optimizations_are_those_that_onnxruntime_applies(files, capfd):
     assert set(found) - set(sides.optimizations(proto, off)) == {"QDQSelectorActionTransformer"}
     assert not any(sides.optimizations(proto, sides.parse("off")).values())
     assert capfd.readouterr() == ("", "")  # the log is caught
+    os.write(2, b"and only the log")
+    assert capfd.readouterr().err == "and only the log"
+
+
+def test_optimizations_are_in_the_order_in_which_they_last_changed_something():
+    lines = [("A", 1), ("B", 1), ("C", 0), ("A", 1), ("B", 0), ("D", 0)]
+    text = "\n".join(f"[I:x] GraphTransformer {n} modified: {c} with status: OK" for n, c in lines)
+    assert list(sides._logged(text).items()) == [
+        ("B", True), ("C", False), ("A", True), ("D", False)]  # fmt: skip
+
+
+def test_a_rule_is_named_and_not_the_optimizer_that_applies_it():
+    g = networks.Graph(3)
+    y = g.add("Add", g.conv("x", 3, 4), g.constant(g.rng.normal(0, 1, (4, 1, 1)).astype("f4")))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 9, 9])
+    graph = helper.make_graph(g.nodes, "g", [x], [onnx.ValueInfoProto(name=y)], g.constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feeds = {"x": g.rng.normal(0, 1, (1, 3, 9, 9)).astype(np.float32)}
+    found = reduce.reduce(from_proto(proto), feeds, two("basic", "off"))
+    assert found.cause.names == ("ConvAddFusion",) and found.cause.sufficient
+    assert "Level1_RuleBasedTransformer" in found.cause.changed
+    assert found.without == 0 < found.outputs[0].mismatches
 
 
 def test_every_rule_is_one_that_onnxruntime_knows():
@@ -414,6 +451,8 @@ def test_causes_of_other_kinds(files):
     assert found.together and set(found.names) == both and found.sufficient
     found = stub(proto, lambda out: not both & out)  # each needs the other
     assert not found.together and list(found.names) == list(changed[:2]) and found.sufficient
+    found = stub(proto, lambda out: changed[0] not in out and len(out) < 4)
+    assert found.names == changed[:1] and not found.sufficient
     unseen = "GeluFusionL2"  # which changed nothing
     found = stub(proto, lambda out: unseen not in out)
     assert found.together and found.names == (unseen,)
@@ -424,6 +463,11 @@ def test_causes_of_other_kinds(files):
 def test_smallest_leaves_what_is_needed(items, data):
     needed = set(data.draw(st.lists(st.sampled_from(items), unique=True))) if items else set()
     assert set(sides.smallest(items, lambda rest: needed <= set(rest))) == needed
+
+
+def test_smallest_looks_again_at_what_it_kept():
+    """The first can be left out only after the second."""
+    assert sides.smallest([0, 1], lambda rest: 0 in rest or 1 not in rest) == []
 
 
 @pytest.mark.parametrize(
@@ -551,6 +595,41 @@ def test_what_cannot_be_cut_is_said():
     values = {name: np.zeros((2, 3, 4), np.float32) for name in ("x", "y")}
     with pytest.raises(crop.NotCropped, match="sum: a part of CumSum"):
         crop.crop(model, values, {"x": values["x"]}, "y", ((0, 2), (0, 1), (0, 4)))
+
+
+def test_a_tensor_that_two_read_in_different_parts_is_not_cut():
+    nodes = [helper.make_node("MaxPool", ["x"], ["m"], "pool", kernel_shape=[3, 3], pads=[1] * 4),
+             helper.make_node("Add", ["x", "m"], ["y"], "add")]  # fmt: skip
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 6, 6])
+    graph = helper.make_graph(nodes, "g", [x], [onnx.ValueInfoProto(name="y")])
+    model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    values = {name: np.zeros((1, 2, 6, 6), np.float32) for name in ("x", "m", "y")}
+    feeds = {"x": values["x"]}
+    small, fed = crop.crop(model, values, feeds, "y", ((0, 1), (1, 2), (0, 6), (0, 6)))
+    assert fed["x"].shape == (1, 1, 6, 6)
+    with pytest.raises(crop.NotCropped, match="x is read in different parts"):
+        crop.crop(model, values, feeds, "y", ((0, 1), (1, 2), (2, 4), (0, 6)))
+
+
+def test_the_window_contains_the_first_difference(tmp_path):
+    """Of a convolution with two groups of four channels, one group is the least there is."""
+    rng = np.random.default_rng(0)
+    inputs = {
+        "x": rng.integers(-128, 128, (2, 4, 6, 6)).astype(np.int8),
+        "x_scale": np.float32(0.02), "x_zero_point": np.int8(3),
+        "w": rng.integers(-128, 128, (8, 2, 3, 3)).astype(np.int8),
+        "w_scale": rng.uniform(0.001, 0.01, 8).astype(np.float32), 
+        "w_zero_point": np.zeros(8, np.int8),
+        "y_scale": np.float32(0.05), "y_zero_point": np.int8(-7),
+    }  # fmt: skip
+    proto = ort.operator_model("QLinearConv", inputs, group=2)
+    model, feeds = load(saved(tmp_path / "model.onnx", proto)), {"x": inputs["x"]}
+    side = sides.session(oracle.settle(model, feeds).settings)
+    y = side.tensors(model, feeds)["y"].copy()
+    y[1, 6, 2, 1] ^= 1
+    found = reduce.reduce(model, feeds, (sides.dump({"y": y}), side))
+    assert found.region == ((1, 2), (4, 8), (2, 3), (1, 2))
+    assert found.feeds["x"].shape == (1, 2, 3, 3) and found.found.first.index == (0, 2, 0, 0)
 
 
 # --- the command
