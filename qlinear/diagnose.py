@@ -141,13 +141,13 @@ def places(design: Design, y: np.ndarray, wrong: np.ndarray) -> list[Place]:
     """
     masks = _masks(design, y)
     if y.ndim > 2 and wrong.any():
-        channels = wrong.any(axis=(0, *range(2, y.ndim)))
-        if channels.sum() <= max(1, y.shape[1] // 4):
-            named = ", ".join(map(str, np.flatnonzero(channels)[:8]))
-            more = f" and {channels.sum() - 8} more" if channels.sum() > 8 else ""
-            one = np.zeros(y.shape, bool)
-            one[:, channels] = True
-            masks[f"channel{'s' * (channels.sum() > 1)} {named}{more}"] = one
+        channels = np.flatnonzero(wrong.any(axis=(0, *range(2, y.ndim))))
+        if len(channels) <= max(1, y.shape[1] // 4):
+            named = ", ".join(map(str, channels[:8]))
+            more = f" and {len(channels) - 8} more" if len(channels) > 8 else ""
+            some = np.zeros(y.shape, bool)
+            some[:, channels] = True
+            masks[f"channel{'' if len(channels) == 1 else 's'} {named}{more}"] = some
     if isinstance(design.first, Sum | Pool) and wrong.any():
         size = np.abs(design.first.acc.reshape(y.shape).astype(np.int64))
         bits = int(size[wrong].min()).bit_length()
