@@ -99,8 +99,8 @@ def _differ(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return wrong
 
 
-def understood(dump: Dump, design: Design, y: np.ndarray) -> Target:
-    """A dump in the way in which the fewest elements differ; of equals the first."""
+def ways_of(dump: Dump, design: Design, y: np.ndarray) -> list[Target]:
+    """Every way to understand a dump, the one first in which the fewest elements differ."""
     found = []
     for reading in dump.readings:
         if not reading.sums:
@@ -115,7 +115,12 @@ def understood(dump: Dump, design: Design, y: np.ndarray) -> Target:
         raise UnusableInput(
             f"{dump.path}: accumulators, but the reference has none of this node; give its output"
         )
-    return min(found, key=lambda target: np.count_nonzero(target.wrong))
+    return sorted(found, key=lambda target: np.count_nonzero(target.wrong))
+
+
+def understood(dump: Dump, design: Design, y: np.ndarray) -> Target:
+    """A dump in the way in which the fewest elements differ; of equals the first."""
+    return ways_of(dump, design, y)[0]
 
 
 # --- where
@@ -881,9 +886,12 @@ def _explained(
     graph, node, target = network.graph, first.node, first.differs
     y = np.asarray(values[first.name])
     design = design_of(graph, node, values, y, _earlier(graph, first, values))
+    before = first
+    first, tried = _tried(design, first, y, progress)
+    tensors = [first if tensor is before else tensor for tensor in tensors]
+    target = first.differs
     wrong = target.wrong
-    tried = explain(design, first.targets, progress)
-    best = tried.explanations[0].unexplained if tried.explanations else first.mismatches
+    best = _rest(tried, first)
     equal = tuple(e for e in tried.explanations if e.unexplained == best)
     random = chance(design, target, tried)
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
@@ -904,6 +912,27 @@ def _explained(
         chance=random, element=element, at=at, design=design, values=values,
         notes=_notes(graph, tensors, first, x),
     )  # fmt: skip
+
+
+def _tried(
+    design: Design, first: Tensor, y: np.ndarray, progress: Progress | None
+) -> tuple[Tensor, Tried]:
+    """Try the catalogue; on accumulators in each form that they may have, until one explains."""
+    tried = explain(design, first.targets, progress)
+    if len(first.targets) > 1 or not first.differs.form or _rest(tried, first) == 0:
+        return first, tried
+    found = [(first, tried)]
+    for way in ways_of(first.differs.dump, design, y)[1:]:
+        if way.form and way.form != first.differs.form:
+            changed = replace(first, targets=(way,))
+            found.append((changed, explain(design, changed.targets, progress)))
+            if _rest(found[-1][1], changed) == 0:
+                break
+    return min(found, key=lambda pair: _rest(pair[1], pair[0]))
+
+
+def _rest(tried: Tried, tensor: Tensor) -> int:
+    return tried.explanations[0].unexplained if tried.explanations else tensor.mismatches
 
 
 def ort_values(network: Network, feed: Feed, nodes: Sequence[Node]) -> dict[str, np.ndarray]:

@@ -336,7 +336,10 @@ def readings(
         elif dtype == np.uint8 and least < 0 and least >= -128 and greatest <= 127:
             found.append(Reading(False, wide % 256, "its numbers are the bytes of uint8"))
         if not found:
+            # of two ways that fit alike badly the first is taken
+            found += [Reading(True, wide, "taken for accumulators")] * has_sums
             found.append(Reading(False, wide, "it holds what does not fit into 8 bits"))
+            return tuple(found)
     if has_sums and (named_sums or values.dtype.itemsize > 1):
         found.append(Reading(True, wide, "taken for accumulators"))
     if not found:
