@@ -49,6 +49,12 @@ EXAMPLES = f"""examples:
 {STATUS_TABLE}"""
 
 
+DIAGNOSED = """exit statuses:
+  0 every element of the dump is ONNX Runtime's
+  1 some are not, explained or not
+  2 the model, an input or the dump is unusable; one line says why"""
+
+
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
     """A bar on a terminal's standard error; nothing elsewhere."""
     title = printable(title)[:60]
@@ -552,6 +558,7 @@ def parser() -> argparse.ArgumentParser:
         help="begin names in C and Verilog with the layer's, so that layers go together",
     )  # fmt: skip
     one = add("diagnose", diagnose_command)
+    one.epilog = DIAGNOSED
     one.add_argument(
         "dump", nargs="+", metavar="DUMP",
         help="what was computed: .npy, .npz, hex text, raw binary (.bin) or .csv, one tensor each; "

@@ -519,17 +519,16 @@ def _both(
             yield ((mistake, label), (one, variant)), both
 
 
-def chance(design: Design, target: Target, tried: Tried) -> str:
+def chance(design: Design, target: Target) -> str:
     """Why the mismatches look like random flips; empty where they do not.
 
-    They do if no mistake explains a good part of them, each differs by more than an off-by-one
-    would or in one bit, several bits are hit, and they are spread over channels, rows, columns and
-    values as chance would spread them.
+    They do if each differs in one bit, and several bits are hit; or if most differ by more than an
+    off-by-one would, and they are spread over channels, rows, columns and values as chance would
+    spread them.
     """
     wrong = target.wrong
     count = int(np.count_nonzero(wrong))
-    best = tried.explanations[0].unexplained if tried.explanations else count
-    if target.expected.dtype.kind == "f" or 2 * best < count or count > wrong.size // 4:
+    if target.expected.dtype.kind == "f" or not 0 < count <= wrong.size // 4:
         return ""
     ours, theirs = target.expected[wrong], target.reading.values[wrong]
     width = 8 * design.dtype.itemsize if not target.form else 32
@@ -627,9 +626,10 @@ def _first_split(
     outcomes = {}
     for each in group:
         rebuilt = _rebuilt(base, each.steps)
-        if rebuilt is None:
-            return None
-        outcomes[_titled(each)] = rebuilt.outcome()
+        if rebuilt is not None:  # a variant may be none of the other input's
+            outcomes[_titled(each)] = rebuilt.outcome()
+    if len(outcomes) < 2:
+        return None
     stacked = np.stack(list(outcomes.values()))
     split = (stacked != stacked[0]).any(axis=0)
     if not split.any():
@@ -893,14 +893,17 @@ def _explained(
     wrong = target.wrong
     best = _rest(tried, first)
     equal = tuple(e for e in tried.explanations if e.unexplained == best)
-    random = chance(design, target, tried)
+    # a mistake that explains a good part leaves only the rest to chance
+    partly = tried.explanations and 2 * best < first.mismatches
+    rest = replace(target, expected=target.of(tried.explanations[0].design)) if partly else target
+    random = chance(design, rest) if best else ""
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
     element = None
     if elements.has_explanation(node):
         element = elements.explain(graph, node, values, first.name, at)
     if tried.explanations and not best:
         verdict = EXPLAINED
-    elif random:
+    elif random and not partly:
         verdict = FLIPS
     else:
         verdict = PARTLY if tried.explanations else UNEXPLAINED

@@ -1,5 +1,6 @@
 """A diagnosis as text for a terminal, and as a page with heat maps and the explorer."""
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from html import escape
@@ -66,10 +67,12 @@ def verdict(report: Report) -> str:
     if report.verdict == FLIPS:
         return f"{FLIPS}: {report.chance}; no mistake that is known explains them"
     if report.verdict == PARTLY:
-        return (
-            f"{PARTLY}: {_title(best)} leaves {best.unexplained:,} of {total:,} mismatches; no "
-            "mistake that is known, and no two that were tried, explain all"
-        )
+        rest = "no mistake that is known, and no two that were tried, explain all"
+        if report.chance:
+            rest = f"what is left looks like random flips: {report.chance}"
+        verb = "leave" if len(best.steps) > 1 else "leaves"
+        said = f"{_title(best)} {verb} {best.unexplained:,} of {total:,} mismatches"
+        return f"{PARTLY}: {said}; {rest}"
     return f"{report.verdict}: no mistake that is known explains any of the {total:,} mismatches"
 
 
@@ -186,9 +189,11 @@ def _worked(report: Report) -> str:
         return ""
     place = f"{report.first.name}{list(report.at)}"
     title = f"the first element that differs, {place}:"
-    given = f'--node "{report.first.name}" --at {",".join(map(str, report.at))}'
+    given = f"--node {shlex.quote(report.first.name)} --at {','.join(map(str, report.at))}"
     terms = len(next(iter(report.element.terms.values()), ()))
-    more = f"its {terms} terms: qlinear explain {report.network.file.path} {given}"
+    more = (
+        f"its {terms} terms: qlinear explain {report.network.file.path} {given}, on the same input"
+    )
     return "\n".join([title, table(steps_beside(report)), *([more] if terms else [])])
 
 

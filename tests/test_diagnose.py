@@ -808,6 +808,18 @@ def test_random_flips_are_called_that(book, count):
     assert report.first.mismatches == count
 
 
+def test_flips_beside_a_mistake_are_told_from_it(book):
+    network, _, values = book
+    node = network.graph.node("block1_conv2_quant")
+    y = values[node.outputs[0]]
+    design = design_of(network.graph, node, values, y)
+    dump = mistakes.named("padding 0").designs(design)[""].outcome().astype(np.int8)
+    dump.reshape(-1).view(np.uint8)[[4000, 9000, 12000]] ^= np.uint8([1, 16, 128])
+    report = of_book(book, {node.outputs[0]: dump})
+    assert (report.verdict, report.equal[0].name) == (diagnose.PARTLY, "padding 0")
+    assert report.equal[0].unexplained == 3 and "each of the 3 differs in one bit" in report.chance
+
+
 def test_other_values_at_random_are_called_that_too(book):
     rng = np.random.default_rng(1)
     y = book[2]["block1_conv2_out_quantized"].copy()
@@ -1134,7 +1146,7 @@ def test_bad_arguments_are_refused(tmp_path, padded):
     np.save(shape, np.zeros((1, 32, 16, 32), np.int8))
     (tmp_path / "empty").mkdir()
     for arguments, said in (
-        ([good], "of which tensor?"),
+        ([good], "dump: no tensor or node has that name"),
         ([good, "--node", "nothing"], "no node named 'nothing'"),
         ([f"nothing={good}"], "no tensor or node is named 'nothing'"),
         ([good, "--node", "block1_conv1", "--layout", "NWHC"], "--layout NWHC"),
@@ -1175,3 +1187,36 @@ def test_every_mistake_says_where_the_book_shows_it():
             r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", mistake.source
         )
         assert mistake.kind in mistakes.KINDS
+
+
+KINDS_OF_LAYERS = {
+    "1-D": ((2, 4, 11), (6, 4, 3), dict(pads=[1, 2], strides=[2])),
+    "3-D": ((1, 2, 5, 4, 6), (3, 2, 2, 3, 3), dict(pads=[0, 1, 1, 1, 1, 1])),
+    "depthwise": ((1, 6, 7, 7), (6, 1, 3, 3), dict(group=6, pads=[1, 1, 1, 1])),
+    "1x1": ((2, 5, 6, 6), (4, 5, 1, 1), dict(strides=[2, 2])),
+    "auto_pad": ((1, 3, 8, 8), (4, 3, 3, 3), dict(auto_pad="SAME_UPPER", strides=[2, 2])),
+    "one output": ((1, 3, 3, 3), (2, 3, 3, 3), {}),
+}
+
+
+@pytest.mark.parametrize("sample", [2, 128])
+@pytest.mark.parametrize("name", KINDS_OF_LAYERS)
+def test_every_mistake_can_be_tried_on_every_layer(tmp_path, monkeypatch, name, sample):
+    """Nothing fails, every outcome has y's shape, and what explains a dump is found again."""
+    monkeypatch.setattr(diagnose, "SAMPLE", sample)
+    x_shape, w_shape, attributes = KINDS_OF_LAYERS[name]
+    rng = np.random.default_rng(5)
+    x = rng.integers(-128, 128, x_shape).astype(np.int8)
+    w = rng.integers(-127, 128, w_shape).astype(np.int8)
+    scales = rng.uniform(0.001, 0.004, w_shape[0]).astype(np.float32)
+    given = conv_inputs(rng, x, w_shape[0], w_shape[2:], w=w, w_scale=scales)
+    layer = made(tmp_path / "layer", "QLinearConv", given, **attributes)
+    design = design_of(layer.network.graph, layer.node, layer.values, layer.y)
+    assert design.first is not None
+    for mistake in CATALOGUE:
+        for changed in mistake.designs(design).values():
+            assert changed.outcome().shape == layer.y.shape, mistake.name
+    dump = mistakes.named("x zero point added").designs(design)[""].outcome().astype(np.int8)
+    assert "x zero point added" in [e.name for e in layer.diagnosis(dump).equal]
+    noise = np.clip(layer.y.astype(int) + rng.integers(-3, 4, layer.y.shape), -128, 127)
+    layer.diagnosis(noise.astype(np.int8))
