@@ -421,10 +421,10 @@ def diagnose_command(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.as_json(), indent=2))
         return report.status
-    print(diagnose_report.text(report))
     for out, made in ((args.html, True), (args.apart, apart is not None)):
         if out:
             print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
+    print(diagnose_report.text(report))  # the verdict is the last line
     return report.status
 
 

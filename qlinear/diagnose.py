@@ -28,6 +28,7 @@ EQUAL, EXPLAINED, PARTLY, FLIPS, UNEXPLAINED = (
 STATUS = {EQUAL: 0, EXPLAINED: 1, PARTLY: 1, FLIPS: 1, UNEXPLAINED: 1}
 SEEDS = 3  # mistakes on top of which others are tried, chosen by what they leave; as many by shape
 SAMPLE = 128  # positions of a large layer at which a design is tried first
+MOST_LEFT = 0.8  # of the mismatches, what explains in part may leave at most
 WORTH = 0.8  # of what one mistake leaves of a sample, two may leave at most to be computed whole
 SLOW = ("accumulator saturates at every product", "accumulator saturates after tiles",
         "pairs saturate at 16 bits")  # fmt: skip
@@ -870,7 +871,8 @@ def diagnose(
     tensors = _followed(graph, tensors, values)
     first = next((tensor for tensor in tensors if tensor.mismatches), None)
     if first is None:
-        return Report(network, feed, tuple(tensors), EQUAL, notes=_notes(graph, tensors, None, x))
+        notes = _notes(graph, tensors, None, x)
+        return Report(network, feed, tuple(tensors), EQUAL, values=values, notes=notes)
     return _explained(network, feed, tensors, first, values, x, progress)
 
 
@@ -906,7 +908,7 @@ def _explained(
     elif random and not partly:
         verdict = FLIPS
     else:
-        verdict = PARTLY if tried.explanations else UNEXPLAINED
+        verdict = PARTLY if best <= MOST_LEFT * first.mismatches else UNEXPLAINED
     return Report(
         network, feed, tuple(tensors), verdict, first,
         where=tuple(places(design, y, wrong)),

@@ -73,7 +73,9 @@ def verdict(report: Report) -> str:
         verb = "leave" if len(best.steps) > 1 else "leaves"
         said = f"{_title(best)} {verb} {best.unexplained:,} of {total:,} mismatches"
         return f"{PARTLY}: {said}; {rest}"
-    return f"{report.verdict}: no mistake that is known explains any of the {total:,} mismatches"
+    explained = total - best.unexplained if best else 0
+    most = f"more than {explained:,}" if explained else "any"
+    return f"{report.verdict}: no mistake that is known explains {most} of the {total:,} mismatches"
 
 
 def _s(count: int) -> str:
@@ -160,11 +162,12 @@ def _reasons(report: Report) -> str:
             lines.append("  no input that was tried tells them apart: they may be one function")
     names = [m.name for m in CATALOGUE]
     kinds = {m.name: m.kind for m in CATALOGUE}
-    lines.append(
-        f"tried: {tried.designs:,} designs, {tried.pairs:,} of them with two mistakes; "
-        f"{len(names) - len(tried.elsewhere)} mistakes are known that this layer could have "
-        f"({OPERATORS[type(report.design.first)]})"
-    )
+    known = len(names) - len(tried.elsewhere)
+    lines += [
+        f"tried: {tried.designs:,} designs, {tried.pairs:,} of them with two mistakes",
+        f"  {known} mistakes are known that this layer could have "
+        f"({OPERATORS[type(report.design.first)]})",
+    ]
     unsolved = report.verdict != EXPLAINED
     for said, found in (("excluded", tried.excluded), ("not visible here", tried.invisible)):
         if found:
@@ -206,7 +209,7 @@ def html(report: Report) -> str:
     above = f'{STYLE}<section class="diagnosis"><pre>{escape(text(report))}</pre>'
     above += f"{_maps(report)}</section>" if report.first is not None else "</section>"
     node = report.first.node if report.first is not None else report.tensors[0].node
-    run = explore.Run(report.values or dict(report.feed.values), report.feed.source, arguments=None)
+    run = explore.Run(report.values, report.feed.source, arguments=None)
     data = explore.page_data(report.network, [run], only=[node])
     notes = ["The explorer shows ONNX Runtime's values of the node, not the dump's."]
     return explore.html(data, title=printable(title), start=_start(report, data), notes=notes,

@@ -740,6 +740,8 @@ def test_a_correct_dump_is_never_blamed(tmp_path, capsys, name):
     assert cli.main(["diagnose", model, str(tmp_path / "mine.npz")]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "EQUAL: 117,908 elements of 17 tensors are ONNX Runtime's"
+    page = str(tmp_path / "page.html")
+    assert cli.main(["diagnose", model, str(tmp_path / "mine.npz"), "--html", page]) == 0
 
 
 def test_the_first_tensor_that_differs_is_explained_and_the_rest_follows(book):
@@ -1030,7 +1032,8 @@ def test_the_command_names_it(padded, tmp_path, capsys):
     command = ["diagnose", str(BOOK), str(padded), "--node", "block1_conv1", "--html", str(page)]
     assert cli.main(command) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("EXPLAINED: padding 0 explains all ")
+    assert lines[0] == f"wrote {page}"
+    assert lines[-1].startswith("EXPLAINED: padding 0 explains all ")
     assert any(line.strip().startswith("border, where windows reach") for line in lines)
     assert any("with padding 0" in line and "ONNX Runtime" in line for line in lines)
     assert any(set(line.strip()) <= set(".-+*#") and len(line.strip()) == 32 for line in lines)
