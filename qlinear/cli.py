@@ -51,6 +51,12 @@ EXAMPLES = f"""examples:
 {STATUS_TABLE}"""
 
 
+DIAGNOSED = """exit statuses:
+  0 every element of the dump is ONNX Runtime's; without a dump, the two that are compared are equal
+  1 some are not, explained or not; with --reduce, the part is written
+  2 the model, an input or the dump is unusable; one line says why"""
+
+
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
     """A bar on a terminal's standard error; nothing elsewhere."""
     title = printable(title)[:60]
@@ -431,14 +437,14 @@ def diagnose_command(args: argparse.Namespace) -> int:
         reduced = {"reduced": _as_json(args, part)} if args.reduce else {}
         print(json.dumps(report.as_json() | reduced, indent=2))
         return report.status
-    print(diagnose_report.text(report))
     if part:
-        print("\n".join(map(printable, ["", *_lines(args, part)])))
+        print("\n".join(map(printable, [*_lines(args, part), ""])))
     elif args.reduce:
         print(printable(f"no output differs, so {args.reduce} was not written"))
     for out, made in ((args.html, True), (args.apart, apart is not None)):
         if out:
             print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
+    print(diagnose_report.text(report))  # the verdict is the last line
     return report.status
 
 
@@ -638,6 +644,7 @@ def parser() -> argparse.ArgumentParser:
         help="begin names in C and Verilog with the layer's, so that layers go together",
     )  # fmt: skip
     one = add("diagnose", diagnose_command)
+    one.epilog = DIAGNOSED
     one.add_argument(
         "dump", nargs="*", metavar="DUMP",
         help="what was computed: .npy, .npz, hex text, raw binary (.bin) or .csv, one tensor each; "

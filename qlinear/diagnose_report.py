@@ -1,5 +1,7 @@
 """A diagnosis as text for a terminal, and as a page with heat maps and the explorer."""
 
+import shlex
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from urllib.parse import urlencode
@@ -65,11 +67,15 @@ def verdict(report: Report) -> str:
     if report.verdict == FLIPS:
         return f"{FLIPS}: {report.chance}; no mistake that is known explains them"
     if report.verdict == PARTLY:
-        return (
-            f"{PARTLY}: {_title(best)} leaves {best.unexplained:,} of {total:,} mismatches; no "
-            "mistake that is known, and no two that were tried, explain all"
-        )
-    return f"{report.verdict}: no mistake that is known explains any of the {total:,} mismatches"
+        rest = "no mistake that is known, and no two that were tried, explain all"
+        if report.chance:
+            rest = f"what is left looks like random flips: {report.chance}"
+        verb = "leave" if len(best.steps) > 1 else "leaves"
+        said = f"{_title(best)} {verb} {best.unexplained:,} of {total:,} mismatches"
+        return f"{PARTLY}: {said}; {rest}"
+    explained = total - best.unexplained if best else 0
+    most = f"more than {explained:,}" if explained else "any"
+    return f"{report.verdict}: no mistake that is known explains {most} of the {total:,} mismatches"
 
 
 def _s(count: int) -> str:
@@ -143,31 +149,35 @@ def _reasons(report: Report) -> str:
             if others:
                 some = "; ".join(others[:4]) + (f"; and {len(others) - 4} more" * (len(others) > 4))
                 lines.append(f"    as well: {some}")
-            lines.append(f"    {each.sentence}")
+            lines += [f"  {line}" for line in _wrapped(each.sentence)]
             lines += [f"    book: {mistake.section}" for mistake, _ in each.steps]
             lines += [f"    seen: {m.source}" for m, _ in each.steps if m.source]
     if len(report.equal) > 1 and report.verdict == EXPLAINED:
-        names = ", ".join(each.name for each in report.equal)
-        lines.append(f"  {len(report.equal)} explain the dump alike: {names}")
+        names = "; ".join(each.name for each in report.equal)
+        lines += _wrapped(f"{len(report.equal)} explain the dump alike: {names}")
         if report.apart:
-            gives = ", ".join(f"{value} by {name}" for name, value in report.apart.gives.items())
-            lines += ["  what would tell apart:", f"    {report.apart.where}: {gives}"]
+            gives = "; ".join(f"{value} by {name}" for name, value in report.apart.gives.items())
+            lines += _wrapped(f"what would tell them apart: {report.apart.where}: {gives}")
         else:
-            lines.append("  nothing that was tried tells them apart: they may be one function")
+            lines.append("  no input that was tried tells them apart: they may be one function")
     names = [m.name for m in CATALOGUE]
     kinds = {m.name: m.kind for m in CATALOGUE}
-    lines.append(
-        f"tried: {tried.designs:,} designs, {tried.pairs:,} of them with two mistakes; "
-        f"{len(names) - len(tried.elsewhere)} mistakes are known that this layer could have "
-        f"({OPERATORS[type(report.design.first)]})"
-    )
-    if tried.excluded:
-        lines += [f"  excluded: {_by_kind(tried.excluded, kinds)}"]
-    if tried.invisible:
-        lines += [f"  not visible on this data: {_by_kind(tried.invisible, kinds)}"]
-    if report.chance:
-        lines.append(f"looks like random flips: {report.chance}")
+    known = len(names) - len(tried.elsewhere)
+    lines += [
+        f"tried: {tried.designs:,} designs, {tried.pairs:,} of them with two mistakes",
+        f"  {known} mistakes are known that this layer could have "
+        f"({OPERATORS[type(report.design.first)]})",
+    ]
+    unsolved = report.verdict != EXPLAINED
+    for said, found in (("excluded", tried.excluded), ("not visible here", tried.invisible)):
+        if found:
+            listed = _by_kind(found, kinds) if unsolved else "--json lists them"
+            lines += _wrapped(f"{said}: {len(found)} mistakes: {listed}")
     return "\n".join(lines)
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 100, initial_indent="  ", subsequent_indent="    ")
 
 
 def _by_kind(names: Sequence[str], kinds: dict[str, str]) -> str:
@@ -182,9 +192,11 @@ def _worked(report: Report) -> str:
         return ""
     place = f"{report.first.name}{list(report.at)}"
     title = f"the first element that differs, {place}:"
-    given = f'--node "{report.first.name}" --at {",".join(map(str, report.at))}'
+    given = f"--node {shlex.quote(report.first.name)} --at {','.join(map(str, report.at))}"
     terms = len(next(iter(report.element.terms.values()), ()))
-    more = f"its {terms} terms: qlinear explain {report.network.file.path} {given}"
+    more = (
+        f"its {terms} terms: qlinear explain {report.network.file.path} {given}, on the same input"
+    )
     return "\n".join([title, table(steps_beside(report)), *([more] if terms else [])])
 
 
@@ -197,7 +209,7 @@ def html(report: Report) -> str:
     above = f'{STYLE}<section class="diagnosis"><pre>{escape(text(report))}</pre>'
     above += f"{_maps(report)}</section>" if report.first is not None else "</section>"
     node = report.first.node if report.first is not None else report.tensors[0].node
-    run = explore.Run(report.values or dict(report.feed.values), report.feed.source, arguments=None)
+    run = explore.Run(report.values, report.feed.source, arguments=None)
     data = explore.page_data(report.network, [run], only=[node])
     notes = ["The explorer shows ONNX Runtime's values of the node, not the dump's."]
     return explore.html(data, title=printable(title), start=_start(report, data), notes=notes,
@@ -235,10 +247,8 @@ def _maps(report: Report) -> str:
         pixels[wrong[n, c]] = (255, 60, 40)
         name = f"channel {c}" + (f", image {n}" if wrong.shape[0] > 1 else "")
         said = f"{name}: {int(counts[n, c]):,} mismatches"
-        figures.append(
-            f'<figure><img alt="{said}, red" src="{explore.png(pixels)}" width="{4 * pixels.shape[1]}">'
-            f"<figcaption>{said}</figcaption></figure>"
-        )
+        image = f'alt="{said}, red" src="{explore.png(pixels)}" width="{4 * pixels.shape[1]}"'
+        figures.append(f"<figure><img {image}><figcaption>{said}</figcaption></figure>")
     some = np.count_nonzero(counts)
     what = (
         f"Mismatches in red, in {min(int(some), MAPS)} of the {int(some)} channels that have any."

@@ -327,7 +327,7 @@ def test_the_qdq_form_keeps_what_onnxruntime_fuses(qdq, book):
 
 
 def test_a_part_that_runs_another_operator_is_none(files):
-    """Fed and asked for int8, such a session leaves the layer in float, and gives the same bytes."""
+    """Fed and asked for int8, such a session leaves the layer in float, with the same bytes."""
     model, feeds = load(files["mobilenet_v1"]), drawn("mobilenet_v1")
     side = sides.session(sides.parse("extended"))
     values = side.tensors(model, feeds)
@@ -605,7 +605,7 @@ def test_a_tensor_that_two_read_in_different_parts_is_not_cut():
     model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
     values = {name: np.zeros((1, 2, 6, 6), np.float32) for name in ("x", "m", "y")}
     feeds = {"x": values["x"]}
-    small, fed = crop.crop(model, values, feeds, "y", ((0, 1), (1, 2), (0, 6), (0, 6)))
+    _, fed = crop.crop(model, values, feeds, "y", ((0, 1), (1, 2), (0, 6), (0, 6)))
     assert fed["x"].shape == (1, 1, 6, 6)
     with pytest.raises(crop.NotCropped, match="x is read in different parts"):
         crop.crop(model, values, feeds, "y", ((0, 1), (1, 2), (2, 4), (0, 6)))
@@ -618,7 +618,7 @@ def test_the_window_contains_the_first_difference(tmp_path):
         "x": rng.integers(-128, 128, (2, 4, 6, 6)).astype(np.int8),
         "x_scale": np.float32(0.02), "x_zero_point": np.int8(3),
         "w": rng.integers(-128, 128, (8, 2, 3, 3)).astype(np.int8),
-        "w_scale": rng.uniform(0.001, 0.01, 8).astype(np.float32), 
+        "w_scale": rng.uniform(0.001, 0.01, 8).astype(np.float32),
         "w_zero_point": np.zeros(8, np.int8),
         "y_scale": np.float32(0.05), "y_zero_point": np.int8(-7),
     }  # fmt: skip
@@ -681,7 +681,7 @@ def test_the_command_writes_nothing_where_there_is_no_difference(tmp_path, book,
     np.save(dump, book[3][WRONG][:1])
     status, text = run(capsys, BOOK, dump, "--reduce", out)
     assert status == 0 and list(tmp_path.iterdir()) == [dump]
-    assert text.endswith(f"no output differs, so {out} was not written\n")
+    assert f"no output differs, so {out} was not written\n" in text
 
 
 def test_the_command_reduces_a_dump(tmp_path, book, capsys, unexplained):
