@@ -486,7 +486,8 @@ def _reduce_alone(args: argparse.Namespace, model: Model) -> int:
             lines += _lines(args, part)
         else:
             lines += [f"{side.key}: {side.title}" for side in pair]
-            lines += ["no difference: nothing was written"]
+            left = "" if args.sessions else "; validate says what the reference computes"
+            lines += [f"no difference: nothing was written{left}"]
         print("\n".join(map(printable, lines)))
     return int(part is not None)
 

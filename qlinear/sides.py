@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -139,16 +139,27 @@ def _moved_to_uint8(model: Model, settings: ort.Settings) -> dict[str, str]:
 
 
 def reference(settings: ort.Settings) -> Side:
-    """The reference on the graph that ONNX Runtime makes in a session with these settings."""
+    """The reference on the graph that ONNX Runtime makes in a session with these settings.
 
-    def walk(model: Model, feeds: Tensors) -> Tensors:
-        steps = engine.steps(fuse(model, settings).graph, feeds, given=model.constants)
+    What it does not compute is ONNX Runtime's, node by node (:func:`qlinear.engine.steps`).
+    """
+
+    def walk(model: Model, feeds: Tensors) -> Iterator[engine.Step]:
+        return engine.steps(fuse(model, settings).graph, feeds, given=model.constants)
+
+    def tensors(model: Model, feeds: Tensors) -> Tensors:
+        steps = list(walk(model, feeds))
+        if not any(step.quantized and step.how == engine.RECOMPUTED for step in steps):
+            raise UnusableInput(
+                f"{model.path}: the reference computes nothing quantized of it; compare two sessions"
+            )
         return {name: value for step in steps for name, value in step.outputs.items()}
 
     def outputs(proto: onnx.ModelProto, feeds: Tensors) -> Tensors:
-        return walk(from_proto(proto), feeds)
+        steps = walk(from_proto(proto), feeds)
+        return {name: value for step in steps for name, value in step.outputs.items()}
 
-    return Side("reference", "the reference", walk, outputs, settings)
+    return Side("reference", "the reference", tensors, outputs, settings)
 
 
 def dump(values: Tensors, title: str = "the dump", *, fed: bool = False) -> Side:
