@@ -1231,3 +1231,21 @@ def test_every_mistake_can_be_tried_on_every_layer(tmp_path, monkeypatch, name, 
     assert "x zero point added" in [e.name for e in layer.diagnosis(dump).equal]
     noise = np.clip(layer.y.astype(int) + rng.integers(-3, 4, layer.y.shape), -128, 127)
     layer.diagnosis(noise.astype(np.int8))
+
+
+def test_names_are_escaped(tmp_path, capsys):
+    inputs = dict(x=np.zeros((1, 1, 2, 2), np.float32), y_scale=np.float32(1),
+                  y_zero_point=np.int8(0))  # fmt: skip
+    proto = operator_model("QuantizeLinear", inputs)
+    proto.graph.node[0].name = "a\nb\x1b[31m"
+    proto.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", onnx.TensorProto.INT8, [1, 1, 2, 2])
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    np.save(tmp_path / "y.npy", np.ones((1, 1, 2, 2), np.int8) * 50)
+    assert (
+        cli.main(["diagnose", str(tmp_path / "m.onnx"), str(tmp_path / "y.npy"), "--node", "y"])
+        == 1
+    )
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "a\\nb\\x1b[31m" in printed
