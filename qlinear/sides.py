@@ -151,7 +151,8 @@ def reference(settings: ort.Settings) -> Side:
         steps = list(walk(model, feeds))
         if not any(step.quantized and step.how == engine.RECOMPUTED for step in steps):
             raise UnusableInput(
-                f"{model.path}: the reference computes nothing quantized of it; compare two sessions"
+                f"{model.path}: the reference computes nothing quantized of it; "
+                "compare two sessions"
             )
         return {name: value for step in steps for name, value in step.outputs.items()}
 
