@@ -1,4 +1,4 @@
-"""Your own model: qlinear inspect | validate | run | explore | explain | vectors."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | diagnose."""
 
 import argparse
 import csv
@@ -12,15 +12,36 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, elements, engine, explore_page, oracle, vectors
+from qlinear import (
+    describe,
+    diagnose,
+    diagnose_report,
+    dumps,
+    elements,
+    engine,
+    explore_page,
+    mistakes,
+    oracle,
+    reduce,
+    vectors,
+)
 from qlinear.compare import Comparison
+from qlinear.describe import table
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
-from qlinear.files import check_apart, check_file, check_folder, write_arrays, write_text
-from qlinear.fuse import fuse
+from qlinear.files import (
+    check_apart,
+    check_file,
+    check_folder,
+    whole_file,
+    write_arrays,
+    write_text,
+)
+from qlinear.fuse import Network, fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
+from qlinear.sides import Side, checked, dump, parse, reference, session
 from qlinear.validate import STATUS, STATUS_TABLE, Verdict, check_nodes, validate
 
 EXAMPLES = f"""examples:
@@ -31,20 +52,16 @@ EXAMPLES = f"""examples:
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
   qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
+  qlinear diagnose models/resnet8_int8.onnx y.npy --node block1_conv1
+  qlinear diagnose MODEL.onnx dumps/ --input photo.png --html page.html
 
 {STATUS_TABLE}"""
 
 
-def table(rows: list[dict]) -> str:
-    """Rows as aligned text columns."""
-    if not rows:
-        return "(none)"
-    names = list(rows[0])
-    cells = [[printable(str(row[name])) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = [names, ["-" * width for width in widths], *cells]
-    joined = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in joined)
+DIAGNOSED = """exit statuses:
+  0 every element of the dump is ONNX Runtime's; without a dump, the two that are compared are equal
+  1 some are not, explained or not; with --reduce, the part is written
+  2 the model, an input or the dump is unusable; one line says why"""
 
 
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
@@ -168,10 +185,14 @@ def _sentence(verdict: Verdict) -> str:
 
 def _check_out(args: argparse.Namespace) -> None:
     """Refuse a file to write before anything is computed."""
+    _check_apart(args, args.out)
+
+
+def _check_apart(args: argparse.Namespace, out: Path) -> None:
     # NAME=FILE or FILE; a path that is none is not the same as --out either
     inputs = [Path(part) for text in args.input for part in (text, text.partition("=")[2])]
-    check_apart(args.out, [args.model, *inputs])
-    check_file(args.out)
+    check_apart(out, [args.model, *inputs])
+    check_file(out)
 
 
 def run_model(args: argparse.Namespace) -> int:
@@ -382,6 +403,164 @@ def write_vectors(args: argparse.Namespace) -> int:
     return 0
 
 
+def diagnose_command(args: argparse.Namespace) -> int:
+    """Compare a dump of your hardware or kernel with ONNX Runtime: where it differs, and why."""
+    _check_diagnose(args)
+    model = load(args.model)
+    if not args.dump:
+        return _reduce_alone(args, model)
+    files = [text for text in args.dump if "=" not in text or Path(text).exists()]
+    read = [*files, *(text.partition("=")[2] for text in args.dump), *args.input]
+    if args.x:
+        read.append(str(args.x))
+    made = reduce.files(args.reduce) if args.reduce else ()
+    for out in filter(None, (args.html, args.apart, *made)):
+        check_apart(out, [args.model, *map(Path, filter(None, read))])
+    feeds = read_feeds(model, args.input, args.images)
+    if len(feeds) != 1:
+        raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    network = oracle.settle(model, feeds[0].values)
+    tensor = _tensor_of(network, args.node) if args.node else ""
+    values = diagnose.ort_values(network, feeds[0], network.graph.nodes)
+    found = dumps.collect(
+        args.dump, network.graph, values, tensor=tensor, layout=args.layout, kind=args.dtype,
+        model_sha256=vectors.sha256_of(model),
+    )  # fmt: skip
+    x = _theirs(args, network, values, {dump.tensor for dump in found}) if args.x else None
+
+    def bar(steps: Iterable, title: str, total: int) -> Iterable:
+        return tqdm(steps, title, total, unit="mistake", leave=False, disable=None, delay=1)
+
+    report = diagnose.diagnose(network, feeds[0], found, x=x, values=values, progress=bar)
+    part = None
+    if args.reduce and report.status:
+        theirs = dump(report.dumped(), ", ".join(args.dump), fed=bool(args.node))
+        pair = (theirs, session(network.settings))
+        part, _ = _reduced(args, model, feeds, pair)
+    if args.html:
+        write_text(args.html, diagnose_report.html(report))
+    apart = report.apart.x if report.apart else None
+    if args.apart and apart is not None:
+        with whole_file(args.apart) as partial, partial.open("wb") as file:
+            np.save(file, apart)
+    if args.json:
+        reduced = {"reduced": _as_json(args, part)} if args.reduce else {}
+        print(json.dumps(report.as_json() | reduced, indent=2))
+        return report.status
+    if part:
+        print("\n".join(map(printable, [*_lines(args, part), ""])))
+    elif args.reduce:
+        print(printable(f"no output differs, so {args.reduce} was not written"))
+    for out, made in ((args.html, True), (args.apart, apart is not None)):
+        if out:
+            print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
+    print(diagnose_report.text(report))  # the verdict is the last line
+    return report.status
+
+
+def _check_diagnose(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if args.reduce and args.reduce.suffix != ".onnx":
+        raise UnusableInput(f"--reduce {args.reduce}: name a file that ends in .onnx")
+    if args.reduce and args.x:
+        raise UnusableInput("--reduce and --x: a part has ONNX Runtime's own inputs; leave one out")
+    if args.dump and args.sessions:
+        raise UnusableInput("--sessions compares two sessions; leave the dump out")
+    if not args.dump and not args.reduce:
+        raise UnusableInput("give a DUMP, or --reduce OUT.onnx; see qlinear diagnose --help")
+    options = ("node", "layout", "dtype", "html", "apart")
+    for name in options if not args.dump else ():
+        if getattr(args, name):
+            raise UnusableInput(f"--{name} is of a dump, and none is given")
+
+
+def _reduce_alone(args: argparse.Namespace, model: Model) -> int:
+    """diagnose --reduce without a dump: two sessions, or the reference and ONNX Runtime."""
+    for path in reduce.files(args.reduce):
+        _check_apart(args, path)
+    feeds = read_feeds(model, args.input, args.images, samples=len(load_samples()[0]))
+    if args.sessions:
+        a, b = (checked(model, parse(text)) for text in args.sessions)
+        pair = (session(a, "a"), session(b, "b"))
+    else:
+        settings = oracle.settle(model, feeds[0].values).settings
+        pair = (reference(settings), session(settings))
+    part, source = _reduced(args, model, feeds, pair)
+    sources = [source] if part else _some([feed.source for feed in feeds])
+    if args.json:
+        sides = {"sides": {side.key: side.title for side in pair}, "inputs": sources}
+        print(json.dumps(sides | {"reduced": _as_json(args, part)}, indent=2))
+    else:
+        lines = [f"inputs: {', '.join(sources)}"]
+        if part:
+            lines += _lines(args, part)
+        else:
+            lines += [f"{side.key}: {side.title}" for side in pair]
+            left = "" if args.sessions else "; validate says what the reference computes"
+            lines += [f"no difference: nothing was written{left}"]
+        print("\n".join(map(printable, lines)))
+    return int(part is not None)
+
+
+def _reduced(
+    args: argparse.Namespace, model: Model, feeds: list[Feed], pair: tuple[Side, Side]
+) -> tuple[reduce.Reduction | None, str]:
+    """The part for the first input on which the two differ, written, and that input's source."""
+    with tqdm(desc="trying parts", unit="part", leave=False, disable=None, delay=1) as bar:
+        for feed in feeds:
+            part = reduce.reduce(model, feed.values, pair, lambda count: bar.update())
+            if part:
+                reduce.write(part, args.reduce)
+                return part, feed.source
+    return None, ""
+
+
+def _as_json(args: argparse.Namespace, part: reduce.Reduction | None) -> dict | None:
+    files = [str(path) for path in reduce.files(args.reduce)]
+    return {**part.as_json(), "files": files} if part else None
+
+
+def _lines(args: argparse.Namespace, part: reduce.Reduction) -> list[str]:
+    files = ", ".join(str(path) for path in reduce.files(args.reduce))
+    return [*reduce.report(part), f"wrote {files}"]
+
+
+def _tensor_of(network: Network, name: str) -> str:
+    """The tensor of a node or of a tensor's name, with or without the quantizer's ending."""
+    known = dumps.tensors_by_name(network.graph)
+    if name in known:
+        return known[name]
+    return next(output for output in network.node(name).outputs if output)
+
+
+def _theirs(
+    args: argparse.Namespace, network: Network, values: dict, tensors: set[str]
+) -> np.ndarray:
+    """The layer's own input, from --x, in the type and shape of ONNX Runtime's."""
+    if len(tensors) != 1:
+        raise UnusableInput(f"--x {args.x}: it is the input of one node; the dump has several")
+    (node,) = [n for n in network.graph.nodes if tensors & set(n.outputs)]
+    name = node.inputs[0]
+    if name in network.graph.constants or name not in values:
+        raise UnusableInput(f"--x {args.x}: {node.name} has no input that could differ")
+    (dump,) = dumps.collect(
+        [str(args.x)], network.graph, values, tensor=name, layout=args.layout, kind=args.dtype
+    )  # fmt: skip
+    x = dump.readings[0].values.astype(values[name].dtype)
+    if (x.astype(np.float64) != dump.readings[0].values).any():
+        raise UnusableInput(f"{args.x}: holds values that {name}, {x.dtype}, cannot have")
+    return x
+
+
+class ShowCatalogue(argparse.Action):
+    """--catalogue: print every mistake that is known, and end, as --help does."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        shown = [{k: row[k] for k in ("mistake", "kind", "what")} for row in mistakes.rows()]
+        print(table(shown))
+        parser.exit()
+
+
 def word(text: str) -> int:
     """Bits of a packed word.
 
@@ -475,6 +654,43 @@ def parser() -> argparse.ArgumentParser:
         "--prefix", action="store_true",
         help="begin names in C and Verilog with the layer's, so that layers go together",
     )  # fmt: skip
+    one = add("diagnose", diagnose_command)
+    one.epilog = DIAGNOSED
+    one.add_argument(
+        "dump", nargs="*", metavar="DUMP",
+        help="what was computed: .npy, .npz, hex text, raw binary (.bin) or .csv, one tensor each; "
+        "NAME=FILE; or a folder of them, named as tensors or nodes, in the graph's order, or with "
+        "the manifest of vectors",
+    )  # fmt: skip
+    one.add_argument("--node", help="the node, or tensor, that every DUMP is of")
+    one.add_argument("--x", type=Path, metavar="FILE",
+                     help="the node's own first input, where it is not ONNX Runtime's")  # fmt: skip
+    one.add_argument(
+        "--layout", metavar="LAYOUT",
+        help="order of a dump's elements: NCHW, NHWC, or NCHWc as NCHW16c (default: as a file's "
+        "shape or manifest says, else NCHW)",
+    )  # fmt: skip
+    one.add_argument("--dtype", choices=dumps.TYPES,
+                     help="type of an element in binary or hex (default: by size)")  # fmt: skip
+    one.add_argument("--html", type=Path, metavar="FILE",
+                     help="also write a page: heat maps, and the explorer")  # fmt: skip
+    one.add_argument(
+        "--apart", type=Path, metavar="FILE",
+        help="also write, as .npy, an input of the node on which equal explanations differ",
+    )  # fmt: skip
+    one.add_argument(
+        "--reduce", type=Path, metavar="OUT.onnx",
+        help="write the smallest part of the model that shows the difference, its inputs and "
+        "outputs, and a script that runs it; without a DUMP, of the reference and ONNX Runtime",
+    )  # fmt: skip
+    one.add_argument(
+        "--sessions", nargs=2, metavar=("A", "B"),
+        help="with --reduce: of two sessions. Each is a level (default, all, extended, basic, off) "
+        "and what else it sets: default,session.qdqisint8allowed=1,threads=2",
+    )  # fmt: skip
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--catalogue", nargs=0, action=ShowCatalogue,
+                     help="print the mistakes that are known, and exit")  # fmt: skip
     return made
 
 

@@ -25,6 +25,7 @@ UNFUSED = ("session.disable_quant_qdq", "1")
 Level = onnxruntime.GraphOptimizationLevel
 LEVELS = {
     Level.ORT_DISABLE_ALL: "no optimization",
+    Level.ORT_ENABLE_BASIC: "basic optimizations",
     Level.ORT_ENABLE_EXTENDED: "extended optimizations",
     Level.ORT_ENABLE_ALL: "all optimizations",
 }
@@ -40,7 +41,8 @@ class Settings:
 
     def __str__(self) -> str:
         entries = [f'{name} = "{value}"' for name, value in self.entries]
-        return ", ".join([LEVELS[self.level], *(entries or ["no session entries"])])
+        threads = [] if self.threads == 1 else [f"{self.threads or 'all'} threads"]
+        return ", ".join([LEVELS[self.level], *(entries or ["no session entries"]), *threads])
 
 
 # what a user gets who sets nothing
@@ -48,19 +50,24 @@ DEFAULT = Settings(level=Level.ORT_ENABLE_ALL)
 
 
 def open_session(
-    source: bytes | str | onnx.ModelProto, settings: Settings = DEFAULT, *, save: Path | None = None
+    source: bytes | str | onnx.ModelProto,
+    settings: Settings = DEFAULT,
+    *,
+    save: Path | None = None,
+    severity: int = 4,
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU.
 
     Args:
         source: a model's bytes, the path of its file, or the model in memory.
         save: where ONNX Runtime is to write the graph that it runs.
+        severity: of what it logs, from 0, everything, to 4, nothing: failures are raised.
 
     Raises:
         Exception: of ONNX Runtime's own types, if it refuses the model.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures are raised; do not print them too
+    options.log_severity_level = severity
     options.intra_op_num_threads = settings.threads
     options.graph_optimization_level = settings.level
     for name, value in settings.entries:
@@ -243,7 +250,7 @@ def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.Mod
     """
     proto = next(n for n in model.proto.graph.node if tuple(n.output) == node.outputs)
     read = reads(node)
-    inputs = [_value_info(name, values[name]) for name in read if name in values]
+    inputs = [value_info(name, values[name]) for name in read if name in values]
     stored = {t.name: t for t in model.proto.graph.initializer}
     kept = [
         stored.get(name) or onnx.numpy_helper.from_array(model.constants[name], name)
@@ -260,7 +267,7 @@ def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.Mod
     )
 
 
-def _value_info(name: str, value) -> onnx.ValueInfoProto:
+def value_info(name: str, value) -> onnx.ValueInfoProto:
     """The declaration of an array, or of a sequence of arrays."""
     if isinstance(value, list):
         kind = onnx.helper.np_dtype_to_tensor_dtype(value[0].dtype) if value else 1

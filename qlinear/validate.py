@@ -312,11 +312,11 @@ def _folded(network: Network) -> tuple[list[Step], list[Comparison]]:
     graph, file = network.graph, network.file
     elsewhere = {name for node in graph.nodes for name in node.outputs}
     elsewhere |= {o for f in network.fusions for node in f.absorbed for o in node.outputs}
-    live = _live(file)
+    used = live(file)
     steps = [
         step
         for step in engine.constant_steps(file)
-        if step.quantized and not elsewhere & set(step.node.outputs) and step.node in live
+        if step.quantized and not elsewhere & set(step.node.outputs) and step.node in used
     ]
     seen: list[Step] = []
     found: list[Comparison] = []
@@ -341,7 +341,7 @@ def _folded(network: Network) -> tuple[list[Step], list[Comparison]]:
     return seen, found
 
 
-def _live(model: Model) -> list[Node]:
+def live(model: Model) -> list[Node]:
     """The nodes that an output of the graph depends on."""
     writer = {name: node for node in model.nodes for name in node.outputs if name}
     found: dict[int, Node] = {}

@@ -117,14 +117,28 @@ def requantize_gemmlowp(
     Raises:
         ValueError: a shift is below 31.
     """
+    y = shift_right(*gemmlowp_product(acc, multiplier, shift), rounding)
+    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+
+
+def gemmlowp_product(
+    acc: np.ndarray, multiplier: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """gemmlowp's product after its first rounding, and the shift of the second: int64, int64.
+
+    Args:
+        as for :func:`requantize_gemmlowp`.
+
+    Raises:
+        ValueError: a shift is below 31.
+    """
     if np.min(shift) < 31:
         raise ValueError("shift must be at least 31: only scales below 1 are supported")
     multiplier, shift = (per_channel(v, acc.ndim) for v in (multiplier, shift))
     # the saturation that the name speaks of needs both factors to be -2**31
     upper = shift_right(acc.astype(np.int64) * multiplier, np.int64(31), "half up")
     # twice the value, shifted by one more, is the same number where nothing is left to shift
-    y = shift_right(2 * upper, shift - 30, rounding)
-    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+    return 2 * upper, shift - 30
 
 
 def float32_parts(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
