@@ -24,7 +24,6 @@ do to numbers, :class:`~qlinear.hardware.converters.Converter` what converters d
 """
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -356,19 +355,23 @@ def combined(codes: np.ndarray, array: Array) -> np.ndarray:
     return total
 
 
-def tile_sums(
-    columns: np.ndarray, tiles: list[Tile], array: Array, rng: np.random.Generator | None
-) -> Iterator[tuple[np.ndarray, float]]:
-    """For each tile the sum of its codes over the digits, (N, lines, M, positions), and the step.
+def totals(
+    columns: np.ndarray, tiles: list[Tile], array: Array, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """All tiles' codes, each times what it is worth: float64 (N, M, positions).
 
-    The plain form, which :func:`qlinear.hardware.packed.tile_sums` equals where it applies.
+    The plain form, which :func:`qlinear.hardware.packed.totals` equals where it applies.
     """
     inputs = fed(columns, array).astype(precision(tiles))
+    total = np.zeros((len(columns), tiles[0].held.shape[1], columns.shape[2]))
     for tile in tiles:
         counts = counts_of(tile, inputs[:, tile.rows], array, rng)
         errors = None if tile.errors is None else tile.errors[..., None, None]
         codes, step = convert(counts, array.adc, tile.greatest, array.signed, errors)
-        yield combined(codes, array), step
+        codes = combined(codes, array)
+        for line, worth in enumerate(tile.worth):
+            total += codes[:, line].astype(np.float64) * (step * worth)[:, None]
+    return total
 
 
 def array_sum(
@@ -406,14 +409,12 @@ def array_sum(
             "conversions draw noise but rng is missing: pass numpy.random.default_rng()"
         )
     tiles = programmed(rows, array)
-    sums = tile_sums(columns, tiles, array, rng)
     if fast and packed.fits(array, tiles):
-        sums = packed.tile_sums(columns, tiles, array, precision(tiles))
-    total = np.zeros((len(columns), len(rows), columns.shape[2]))
+        total = packed.totals(columns, tiles, array, precision(tiles))
+    else:
+        total = totals(columns, tiles, array, rng)
     known = np.zeros_like(total)
-    for tile, (codes, step) in zip(tiles, sums, strict=True):
-        for line, worth in enumerate(tile.worth):
-            total += codes[:, line].astype(np.float64) * (step * worth)[:, None]
+    for tile in tiles:
         inputs = columns[:, tile.rows].sum(axis=1, dtype=np.float64)
         known += tile.per_input[:, None] * inputs[:, None]
     return np.rint(total + known).astype(np.int32) + bias[:, None]

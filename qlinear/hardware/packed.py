@@ -8,7 +8,6 @@ Needs numba (``pip install 'qlinear[fast]'``); without it :func:`fits` is False 
 :mod:`~qlinear.hardware.analog` computes the plain form.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,21 +57,25 @@ def table_of(tile: "Tile", array: "Array", precision: type) -> tuple[np.ndarray,
     return codes.astype(np.int32), least, step
 
 
-def tile_sums(
+def totals(
     columns: np.ndarray, tiles: list["Tile"], array: "Array", precision: type
-) -> Iterator[tuple[np.ndarray, float]]:
-    """What :func:`qlinear.hardware.analog.tile_sums` yields, as int32."""
-    inputs = np.ascontiguousarray(columns.transpose(0, 2, 1)).astype(np.uint8)
+) -> np.ndarray:
+    """What :func:`qlinear.hardware.analog.totals` returns, in the same order of additions."""
+    n, _, positions = columns.shape
+    inputs = columns.transpose(0, 2, 1).astype(np.uint8)
+    total = np.zeros((n, positions, tiles[0].held.shape[1]))
     for tile in tiles:
-        lines, M, height = tile.held.shape
+        height = tile.held.shape[2]
         cells = tile.held.astype(np.int32).reshape(-1, height)
         plus, minus = planes_of(np.maximum(cells, 0)), planes_of(np.maximum(-cells, 0))
         if not array.signed:
             minus = minus[:0]
         table, least, step = table_of(tile, array, precision)
-        part = np.ascontiguousarray(inputs[:, :, tile.rows])
-        sums = _count(part, plus, minus, table, least, array.dac_bits)
-        yield sums.reshape(len(columns), -1, lines, M).transpose(0, 2, 3, 1), step
+        bytes_of = np.zeros((n, positions, plus.shape[1] * WORD), np.uint8)
+        bytes_of[:, :, :height] = inputs[:, :, tile.rows]
+        eights = bytes_of.view("<u8").astype(np.uint64)
+        _count(eights, plus, minus, table, least, array.dac_bits, step * tile.worth, total)
+    return total.transpose(0, 2, 1)
 
 
 if numba is not None:
@@ -87,6 +90,18 @@ if numba is not None:
         return numba.types.uint64(numba.types.uint64), generate
 
     @numba.njit(nogil=True, cache=True)
+    def _bit(eights, b, bits):
+        """Bit ``b`` of every input, 64 of them in a word."""
+        low, gather = np.uint64(0x0101010101010101), np.uint64(0x0102040810204080)
+        for word in range(bits.size):
+            found = np.uint64(0)
+            for k in range(8):
+                # bit b of eight bytes, moved side by side into the top byte by one product
+                one = (eights[8 * word + k] >> np.uint64(b) & low) * gather >> np.uint64(56)
+                found |= one << np.uint64(8 * k)
+            bits[word] = found
+
+    @numba.njit(nogil=True, cache=True)
     def _add(bits, planes, worth, counts):
         """Add to the counts of all columns what one bit of the inputs finds in their cells."""
         for plane in range(planes.shape[0]):
@@ -97,27 +112,24 @@ if numba is not None:
             worth *= 2
 
     @numba.njit(nogil=True, cache=True)
-    def _count(inputs, plus, minus, table, least, dac_bits):
-        """Sums over the digits of each column's codes: int32 (N, positions, columns)."""
-        images, positions, rows = inputs.shape
-        columns = plus.shape[2]
-        sums = np.zeros((images, positions, columns), np.int32)
-        bits = np.zeros((8, plus.shape[1]), np.uint64)
-        counts = np.zeros(columns, np.int32)
-        for n in range(images):
-            for p in range(positions):
-                bits[:] = 0
-                for k in range(rows):
-                    value = np.uint64(inputs[n, p, k])
-                    for b in range(8):
-                        bit = value >> np.uint64(b) & np.uint64(1)
-                        bits[b, k // WORD] |= bit << np.uint64(k % WORD)
+    def _count(eights, plus, minus, table, least, dac_bits, worth, total):
+        """Add to the totals (N, positions, M) what the codes of one tile are worth."""
+        lines, M = worth.shape
+        columns = lines * M
+        bits = np.zeros(plus.shape[1], np.uint64)
+        counts, sums = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+        for n in range(total.shape[0]):
+            for p in range(total.shape[1]):
+                sums[:] = 0
                 for first in range(0, 8, dac_bits):
                     counts[:] = -least
                     for b in range(first, min(first + dac_bits, 8)):
-                        worth = np.int32(1 << b - first)
-                        _add(bits[b], plus, worth, counts)
-                        _add(bits[b], minus, -worth, counts)
+                        _bit(eights[n, p], b, bits)
+                        value = np.int32(1 << b - first)
+                        _add(bits, plus, value, counts)
+                        _add(bits, minus, -value, counts)
                     for c in range(columns):
-                        sums[n, p, c] += table[counts[c]] << first
-        return sums
+                        sums[c] += table[counts[c]] << first
+                for line in range(lines):
+                    for m in range(M):
+                        total[n, p, m] += float(sums[line * M + m]) * worth[line, m]
