@@ -57,9 +57,7 @@ def table_of(tile: "Tile", array: "Array", precision: type) -> tuple[np.ndarray,
     return codes.astype(np.int32), least, step
 
 
-def totals(
-    columns: np.ndarray, tiles: list["Tile"], array: "Array", precision: type
-) -> np.ndarray:
+def totals(columns: np.ndarray, tiles: list["Tile"], array: "Array", precision: type) -> np.ndarray:
     """What :func:`qlinear.hardware.analog.totals` returns, in the same order of additions."""
     n, _, positions = columns.shape
     inputs = columns.transpose(0, 2, 1).astype(np.uint8)
