@@ -192,6 +192,56 @@ def test_a_flipped_line_is_at_most_half_full():
         assert greatest == [h * 3 // share for h in heights]
 
 
+def by_hand(x: list[int], w: list[int], mapping: str, height: int, bits: int) -> int:
+    """One output from digits of 3 bits and cells of 2 (in two's complement of 1)."""
+    total = 0.0
+    for start in range(0, len(x), height):
+        xs, ws = x[start : start + height], w[start : start + height]
+        lines, greatest, low = [], 3 * 7 * len(xs), 0
+        for s in (0, 2, 4, 6):
+            if mapping == PAIR:
+                lines.append(([(abs(v) >> s & 3) * (1 if v > 0 else -1) for v in ws], 2**s))
+            else:
+                cells = [v + 128 >> s & 3 for v in ws]
+                total -= 128 * sum(xs) / 4
+                if mapping == FLIPPED and 2 * sum(cells) > 3 * len(cells):
+                    total += 3 * sum(xs) * 2**s
+                    lines.append(([3 - c for c in cells], -(2**s)))
+                else:
+                    lines.append((cells, 2**s))
+        if mapping == FLIPPED:
+            greatest = len(xs) * 3 // 2 * 7
+        if mapping == PAIR:
+            low = -(2 ** (bits - 1))
+        if mapping == analog.TWOS_COMPLEMENT:
+            lines = [([v >> s & 1 for v in ws], 2**s if s < 7 else -128) for s in range(8)]
+            total += 128 * sum(xs)
+            greatest = 7 * len(xs)
+        high = low + 2**bits - 1
+        step = max(1.0, greatest / high)
+        for cells, worth in lines:
+            for k in (0, 3, 6):
+                count = sum((v >> k & 7) * c for v, c in zip(xs, cells, strict=True))
+                code = np.rint(np.clip(np.float32(count) / np.float32(step), low, high))
+                total += float(code) * step * worth * 2**k
+    return round(total)
+
+
+@pytest.mark.parametrize("mapping", [OFFSET, FLIPPED, PAIR, analog.TWOS_COMPLEMENT])
+def test_a_coarse_converter_by_hand(mapping, fast):
+    rng = np.random.default_rng(15)
+    x, w = rng.integers(0, 256, (1, 11, 5)), rng.integers(-127, 128, (6, 11)).astype(np.int32)
+    cell_bits = 1 if mapping == analog.TWOS_COMPLEMENT else 2
+    made = dict(rows=4, mapping=mapping, cell_bits=cell_bits, dac_bits=3)
+    array = Array(**made, adc=Converter(4))
+    found = analog.array_sum(x, w, np.zeros(6, np.int32), array, fast=fast)
+    wanted = [
+        [by_hand(x[0, :, p].tolist(), row.tolist(), mapping, 4, 4) for p in range(5)] for row in w
+    ]
+    assert (found[0] == wanted).all()
+    assert (found[0] != w @ x[0]).mean() > 0.9
+
+
 def test_balanced_tiles_are_nearly_equal():
     heights = [t.stop - t.start for t in analog.tile_rows(576, Array(balanced=True))]
     assert heights == [115, 115, 115, 115, 116]
@@ -510,6 +560,8 @@ def test_one_conversion_for_all_digits():
         (lambda: Device("perfect"), "programming is 'perfect': one of independent"),
         (lambda: Device(on_off=1.0), "on_off is 1.0"),
         (lambda: Device(INDEPENDENT, sigma=-1.0), "sigma is -1.0"),
+        (lambda: Device(PCM, sigma=0.1), "sigma is 0.1, programming 'pcm': only an error"),
+        (lambda: Device(seconds=9.0), "seconds is 9.0: only pcm and rram cells age"),
         (lambda: Device(stuck_on=0.6, stuck_off=0.6), "together pass 1"),
         (lambda: Device(RRAM, seconds=5.0), "seconds is 5.0.*1 and 86400"),
     ],

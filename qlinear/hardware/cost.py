@@ -12,7 +12,7 @@ Counts are exact, of the array as it is described. Prices are of one kind, digit
 
 A driver of b bits is priced as b drivers of one: our assumption. Buffers, networks on chip and
 everything after the accumulator are left out. How far the whole is from published totals is in
-:data:`PUBLISHED`, and asserted in the tests: take a price for what it is, a comparison of settings.
+:func:`published`, and asserted in the tests: take a price for what it is, a comparison of settings.
 """
 
 from collections.abc import Mapping

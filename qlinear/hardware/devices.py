@@ -61,6 +61,13 @@ class Device:
             value = getattr(self, name)
             if not 0 <= value < inf:
                 raise UnusableInput(f"{name} is {value}: a number from 0 needed")
+        if self.sigma and self.programming not in (INDEPENDENT, PROPORTIONAL):
+            raise UnusableInput(
+                f"sigma is {self.sigma}, programming {self.programming!r}: only an error that is "
+                f"{INDEPENDENT} or {PROPORTIONAL} has one"
+            )
+        if self.seconds and not self.measured:
+            raise UnusableInput(f"seconds is {self.seconds}: only {PCM} and {RRAM} cells age")
         if self.stuck_on + self.stuck_off > 1:
             raise UnusableInput("stuck_on and stuck_off together pass 1")
         if self.programming == RRAM and self.seconds not in (0, 1, DAY):

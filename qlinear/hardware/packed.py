@@ -8,6 +8,7 @@ Needs numba (``pip install 'qlinear[fast]'``); without it :func:`fits` is False 
 :mod:`~qlinear.hardware.analog` computes the plain form.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,13 @@ def totals(columns: np.ndarray, tiles: list["Tile"], array: "Array", precision: 
 
 if numba is not None:
 
+    def _compiled(function: Callable) -> Callable:
+        """Machine code of a function, kept between processes where a folder can be written."""
+        try:
+            return numba.njit(nogil=True, cache=True)(function)
+        except RuntimeError:
+            return numba.njit(nogil=True)(function)
+
     @intrinsic
     def _ones(context, word):
         """How many bits of a word are set."""
@@ -87,7 +95,7 @@ if numba is not None:
 
         return numba.types.uint64(numba.types.uint64), generate
 
-    @numba.njit(nogil=True, cache=True)
+    @_compiled
     def _bit(eights, b, bits):
         """Bit ``b`` of every input, 64 of them in a word."""
         low, gather = np.uint64(0x0101010101010101), np.uint64(0x0102040810204080)
@@ -99,7 +107,7 @@ if numba is not None:
                 found |= one << np.uint64(8 * k)
             bits[word] = found
 
-    @numba.njit(nogil=True, cache=True)
+    @_compiled
     def _add(bits, planes, worth, counts):
         """Add to the counts of all columns what one bit of the inputs finds in their cells."""
         for plane in range(planes.shape[0]):
@@ -109,7 +117,7 @@ if numba is not None:
                     counts[c] += worth * np.int32(_ones(on & held[c]))
             worth *= 2
 
-    @numba.njit(nogil=True, cache=True)
+    @_compiled
     def _count(eights, plus, minus, table, least, dac_bits, worth, total):
         """Add to the totals (N, positions, M) what the codes of one tile are worth."""
         lines, M = worth.shape
