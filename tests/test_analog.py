@@ -18,6 +18,7 @@ from qlinear.hardware.converters import Converter
 from qlinear.hardware.devices import DAY, INDEPENDENT, PCM, PROPORTIONAL, RRAM, Device
 from qlinear.inputs import load_samples
 from qlinear.operators import qlinear_conv as qc
+from study import analog as study_of_arrays
 from study import hardware
 
 PIXELS = load_samples()[0][:2].astype(np.float32)
@@ -666,3 +667,19 @@ def test_prices_against_published_totals():
         assert low < ratio < high, what
     assert cost.adc_joules(8) == pytest.approx(1.5625e-12)
     assert cost.survey_joules(8) == pytest.approx(0.8655e-12, rel=1e-4)
+
+
+def test_the_stored_study_is_of_these_settings_and_prices(model):
+    stored = json.loads((MODELS / "analog.json").read_text())
+    settings = list(study_of_arrays.converters())
+    assert [row["setting"] for row in stored["converters"]] == [s.name for s in settings]
+    for row, setting in zip(stored["converters"], settings, strict=True):
+        assert study_of_arrays.price(model, setting).items() <= row.items(), setting.name
+        assert len(row["accuracy"]) == setting.chips
+    kinds = [(m, e, s.chips) for m, e, s in study_of_arrays.mappings()]
+    rows = [(r["mapping"], r["error"], len(r["accuracy"])) for r in stored["mappings"]]
+    assert rows == kinds
+    # what loses nothing scores what the exact network does
+    exact = {row["setting"]: row["accuracy"] for row in stored["converters"]}
+    for name in ("ISAAC", "bit-serial, 9 bits, clipping", "SRAM, at most 255 rows on"):
+        assert exact[name] == [stored["exact"]]
