@@ -50,7 +50,7 @@ def adc_joules(bits: int) -> float:
 
 
 def adc_area(bits: int) -> float:
-    """Square millimetres of a converter: ISAAC's at 8 bits, as Sun et al.'s fit for others."""
+    """Square millimetres of a converter: ISAAC's of 8 bits, scaled by Sun et al.'s fit."""
     fit = 10 ** (1.206 - 0.0369 * np.array([bits, 8])) * 2.0 ** np.array([bits, 8])
     return float(ADC_AREA * fit[0] / fit[1])
 
@@ -193,7 +193,8 @@ def published() -> list[Published]:
 
     The first two are ISAAC's own in-situ multiply unit, whose parts the prices come from: they show
     that nothing was lost in taking it apart. The third is the same power with the envelope's
-    converter in place of ISAAC's, and the others are measured chips, of which nothing was used.
+    converter in place of ISAAC's. The last two are measured chips, of which only the clock of the
+    one was used.
     """
     from qlinear.hardware.designs import ISAAC, PCM_CORE, SRAM
 
