@@ -15,7 +15,7 @@ EVERYWHERE := --universal --python-version 3.11
 BINDER := --python-platform x86_64-manylinux_2_28 --python-version 3.12
 UV := uv==0.13.9
 # what needs the library alone: no chapter, no site
-UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py compare.py \
+UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py analog.py compare.py \
 	verdict.py cli.py reduce.py scripts.py)
 export PYTHONHASHSEED := 0
 export ORT_DISABLE_TELEMETRY := 1

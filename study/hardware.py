@@ -26,6 +26,8 @@ from qlinear.engine import compute, run
 from qlinear.errors import UnusableInput
 from qlinear.files import check_file, write_text
 from qlinear.hardware import accumulators, analog, requantizers, variants
+from qlinear.hardware.converters import Converter
+from qlinear.hardware.devices import INDEPENDENT, Device
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
 from study import bit_widths, quantize
@@ -121,6 +123,19 @@ def widths(study: Study, images: int, models: Path) -> Iterator[Measurement]:
                 yield setting, study.accuracy(bit_widths.operators_of(x_bits), images, other)
 
 
+def array_of(
+    adc_bits: int,
+    clip: float | None = None,
+    read_noise: float = 0.0,
+    cell_noise: float = 0.0,
+    seed: int = 0,
+) -> analog.Array:
+    """The array of a setting: an offset, cells of 2 bits, inputs bit by bit, plain noises."""
+    adc = Converter(bits=adc_bits, top=clip, noise=read_noise)
+    device = Device(INDEPENDENT, sigma=cell_noise, bounded=False) if cell_noise else Device()
+    return analog.Array(adc=adc, device=device, seed=seed)
+
+
 def analog_arrays(study: Study, images: int) -> Iterator[Measurement]:
     """ADC widths, clipping, read noise and cell noise, with seeds."""
     full = analog.lossless_adc_bits(128, 2)
@@ -133,7 +148,7 @@ def analog_arrays(study: Study, images: int) -> Iterator[Measurement]:
     for noise in (0.01, 0.02, 0.05, 0.1):
         settings += [dict(adc_bits=full, cell_noise=noise, seed=seed) for seed in range(3)]
     for setting in settings:
-        array = analog.Array(**setting)
+        array = array_of(**setting)
         rng = np.random.default_rng(array.seed)  # one stream of read noise for all images
         summation = partial(analog.array_sum, array=array, rng=rng)
         operators = variants.operators_with(summation=summation)

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from itertools import combinations
 from math import floor
 
 import numpy as np
@@ -12,14 +11,12 @@ import pytest
 from conftest import MODELS
 
 from qlinear.engine import run
-from qlinear.errors import UnusableInput
-from qlinear.hardware import accumulators, analog, proofs, requantizers, variants
+from qlinear.hardware import accumulators, proofs, requantizers, variants
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.operators import arithmetic as ar
 from study import bit_widths, quantize
 
-NOISY = partial(analog.array_sum, array=analog.Array(read_noise=0.5), rng=np.random.default_rng(0))
 PIXELS = load_samples()[0][:2].astype(np.float32)
 
 
@@ -44,11 +41,6 @@ def differing(model, exact, operators) -> int:
         ({"summation": partial(accumulators.saturating_sum, bits=24, tile=16)}, True),
         ({"summation": partial(accumulators.saturating_sum, bits=16)}, False),
         ({"requantizer": requantizers.requantize_as_float32}, True),
-        ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=9))}, True),
-        ({"summation": partial(analog.array_sum, array=analog.Array(adc_bits=8))}, False),
-        ({"summation": partial(analog.array_sum, array=analog.Array(64, 1, 7))}, True),
-        ({"summation": NOISY}, False),
-        ({"summation": partial(analog.array_sum, array=analog.Array(cell_noise=0.05))}, False),
     ],
 )
 def test_which_arithmetic_is_exact(model, exact, options, same):
@@ -217,49 +209,6 @@ def test_narrow_activations_stay_in_their_range():
             assert value.min() >= -8 and value.max() <= 7
     for node in quantize.layers(other):
         assert np.abs(quantize.layer(other, node).w).max() == 15
-
-
-def test_signed_weights_on_arrays():
-    w = np.random.default_rng(0).integers(-128, 128, (4, 9))
-    plus, minus = analog.differential(w)
-    assert (plus - minus == w).all() and plus.min() >= 0 and minus.min() >= 0
-    for cell_bits in (1, 2, 4):
-        parts = analog.cell_slices(w, cell_bits)
-        whole = sum(p * 2 ** (cell_bits * s) for s, p in enumerate(parts))
-        assert (whole - 128 == w).all() and parts.max() < 2**cell_bits
-    with pytest.raises(UnusableInput, match=r"columns lie in -1 \.\.\. -1.*feed x minus"):
-        analog.array_sum(np.full((1, 9, 1), -1), w, np.zeros(4, np.int32), analog.Array())
-
-
-def test_read_noise_is_drawn_anew_and_cells_stay():
-    rng = np.random.default_rng(0)
-    w = rng.integers(-128, 128, (16, 144)).astype(np.int32)
-    columns, bias = rng.integers(0, 256, (2, 144, 30)), np.zeros(16, np.int32)
-    read, cells = analog.Array(read_noise=0.5), analog.Array(cell_noise=0.05)
-    first, second = (analog.array_sum(columns, w, bias, read, rng) for _ in range(2))
-    assert (first != second).mean() > 0.9
-    assert not np.corrcoef(*((a - w @ columns).ravel() for a in (first, second)))[0, 1] > 0.1
-    first, second = (analog.array_sum(columns, w, bias, cells) for _ in range(2))
-    assert (first == second).all()
-    # the noise of the cells is that of a layer and a seed, whichever its shape
-    noise = [
-        analog.programmed_cells(rows, array) - analog.cell_slices(rows, 2)
-        for rows in (w, w[::-1])
-        for array in (cells, replace(cells, seed=1))
-    ]
-    assert all((a != b).mean() > 0.9 for a, b in combinations(noise, 2))
-    with pytest.raises(UnusableInput, match="rng is missing"):
-        analog.array_sum(columns, w, bias, read)
-
-
-def test_the_lossless_adc_width_is_tight():
-    # full cells, all inputs on: the greatest count is told apart only at the lossless width
-    rows, bits = 128, analog.lossless_adc_bits(128, 2)
-    counts = np.array([rows * 3, rows * 3 - 1], np.float32)
-    codes, step = analog.convert(counts, bits, rows * 3)
-    assert step == 1 and (codes == counts).all()
-    codes, step = analog.convert(counts, bits - 1, rows * 3)
-    assert step > 1 and (codes * step != counts).any()
 
 
 def test_pairs_saturate_at_16_bits():

@@ -27,7 +27,7 @@ from tools.new_chapter import COLAB
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST, MEDIAN = 20, 8  # lines of a cell
 # results; calibration.json is what models are made of, and marked where it is read with record()
-RECORDED = re.compile(r"(accuracy|hardware|layer_noise|portability|rtl)\.json")
+RECORDED = re.compile(r"(accuracy|analog|benchmark|hardware|layer_noise|portability|rtl)\.json")
 ADDING = ("add", "append", "extend", "setdefault", "update")  # methods that change their object
 SITE = "https://int8-reference.github.io/int8-reference/book/explorer.html"
 MARK = "Recorded, not computed on this page"

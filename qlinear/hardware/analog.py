@@ -1,42 +1,98 @@
-"""A convolution on analog crossbar arrays: bit-serial inputs, bit-sliced weights, ADCs, noise.
+"""A convolution on analog arrays as they are built: map, feed, multiply, convert, combine.
 
-The array multiplies and adds with voltages, conductances and currents, so it knows magnitudes only.
-Signed weights become an offset (w + 128 >= 0, corrected in digital) or a differential pair of
-cells; inputs arrive bit by bit, the most significant first; a weight is cut into cells of a few
-bits; a layer is cut into tiles of as many rows as the array has, and each column of a tile is read
-by an analog-to-digital converter.
+An array adds products of voltages and conductances, so it knows magnitudes only. A layer becomes
+*tiles* of as many rows as an array has. In a tile, a weight lies in one or more *lines*, columns
+that hold a part of it; the inputs go in as *digits*, one after the other. Each line gives a
+*count*: the sum of digit times cell. A converter makes a code of it, and digital logic adds up the
+codes, each times what its line and its digit are worth.
 
-Sources: Shafiee et al., ISAAC (2016), for bit-serial inputs, offset weights and the lossless ADC
-width; Chi et al., PRIME (2016), for differential pairs. The two noises are this module's own,
-plainer than any device: Gaussian, and independent of what a cell holds.
+How signed weights become lines (``mapping``):
+
+- OFFSET: w + 128, with 128 * sum(x) to subtract (ISAAC, Shafiee et al. 2016, with one column for
+  sum(x); here the digital side has it);
+- FLIPPED: the same, but a line that is more than half full holds ``levels - cell``, so that no
+  count passes half of the greatest: one bit less for the converter (ISAAC again);
+- PAIR: the positive and the negative part in two lines whose currents are subtracted before one
+  converter (PRIME, Chi et al. 2016; Joshi et al. 2020);
+- TWO_CONVERTERS: such a pair, each line with its own conversion, subtracted in digital;
+- TWOS_COMPLEMENT: the weight's bits, of which the top one counts -128 (charge-domain SRAM, Jia et
+  al. 2020); cells of one bit.
+
+The rest of a design is in :class:`Array`: :class:`~qlinear.hardware.devices.Device` says what cells
+do to numbers, :class:`~qlinear.hardware.converters.Converter` what converters do.
+:mod:`~qlinear.hardware.designs` has published ones, :mod:`~qlinear.hardware.cost` their price.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
 from qlinear.errors import UnusableInput
+from qlinear.hardware import devices, packed
+from qlinear.hardware.converters import Converter, convert, errors_of
+from qlinear.hardware.devices import Device
 
-OFFSET = 128  # makes an int8 weight an unsigned 8-bit number
+OFFSET, FLIPPED, PAIR = "offset", "flipped", "pair"
+TWO_CONVERTERS, TWOS_COMPLEMENT = "two converters", "two's complement"
+MAPPINGS = OFFSET, FLIPPED, PAIR, TWO_CONVERTERS, TWOS_COMPLEMENT
+AMPLITUDE, PULSE_WIDTH = "amplitude", "pulse width"
+RAISED = 128  # makes an int8 weight an unsigned 8-bit number
+INPUT_BITS = 8
 
 
 @dataclass(frozen=True)
 class Array:
-    """The hardware of the crossbars and their converters."""
+    """The crossbars, what feeds them, and what reads them."""
 
     rows: int = 128  # inputs that one column adds
+    columns: int = 128  # of one crossbar; they decide how many of them a layer takes, no number
     cell_bits: int = 2  # bits of a weight that one cell holds
-    adc_bits: int | None = None  # None: an ideal converter
-    clip: float | None = None  # greatest count that the ADC resolves (default: all that can occur)
-    read_noise: float = 0.0  # standard deviation, in counts, drawn anew at every conversion
-    cell_noise: float = 0.0  # standard deviation, as a share of the cell's range, fixed per cell
-    seed: int = 0  # of the cells: another seed is another chip
+    mapping: str = OFFSET
+    balanced: bool = False  # tiles of nearly equal height, instead of full ones and a rest
+    dac_bits: int = 1  # bits of an input that a word line carries at once
+    coding: str = AMPLITUDE  # of a digit of several bits: a voltage, or the length of a pulse
+    accumulate: bool = False  # add up the digits in analog: one conversion in place of one each
+    adc: Converter = field(default_factory=Converter)
+    device: Device = field(default_factory=Device)
+    seed: int = 0  # of the cells and converters: another seed is another chip
+
+    def __post_init__(self):
+        for name in ("rows", "columns"):
+            if getattr(self, name) < 1:
+                raise UnusableInput(f"{name} is {getattr(self, name)}: at least 1 needed")
+        for name in ("cell_bits", "dac_bits"):
+            if not 1 <= getattr(self, name) <= 8:
+                raise UnusableInput(f"{name} is {getattr(self, name)}: 1 to 8 needed")
+        for name, known in (("mapping", MAPPINGS), ("coding", (AMPLITUDE, PULSE_WIDTH))):
+            if getattr(self, name) not in known:
+                needed = ", ".join(known)
+                raise UnusableInput(f"{name} is {getattr(self, name)!r}: one of {needed} needed")
+        if self.mapping == TWOS_COMPLEMENT and self.cell_bits != 1:
+            raise UnusableInput(
+                f"cell_bits is {self.cell_bits}: two's complement has a sign bit, so 1 is needed"
+            )
 
     @property
-    def levels(self) -> int:
-        """Largest value of one cell."""
-        return (1 << self.cell_bits) - 1
+    def digits(self) -> int:
+        """How many digits an input has."""
+        return -(-INPUT_BITS // self.dac_bits)
+
+    @property
+    def signed(self) -> bool:
+        """Whether counts can be negative."""
+        return self.mapping == PAIR
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a conversion draws no noise."""
+        return not (self.adc.noise or self.device.read_noise)
+
+
+def ideal(array: Array) -> Array:
+    """The same mapping and inputs, with perfect cells and converters."""
+    return replace(array, adc=Converter(shared=array.adc.shared), device=Device())
 
 
 def lossless_adc_bits(rows: int, cell_bits: int, input_bits: int = 1) -> int:
@@ -59,41 +115,263 @@ def bit_planes(x: np.ndarray, bits: int = 8) -> np.ndarray:
     return np.stack([(x >> b & 1).astype(np.float32) for b in range(bits)])
 
 
-def cell_slices(w: np.ndarray, cell_bits: int) -> np.ndarray:
-    """Weights plus OFFSET, cut into cells, least significant first: float32 (slices, M, taps)."""
-    unsigned = w.astype(np.int32) + OFFSET
-    count = -(-8 // cell_bits)
+def digits_of(x: np.ndarray, array: Array) -> np.ndarray:
+    """Inputs of 0 ... 255 as digits, the least first: float32 (digits, x.shape...)."""
+    mask = (1 << array.dac_bits) - 1
+    shifts = range(0, INPUT_BITS, array.dac_bits)
+    return np.stack([(x >> s & mask).astype(np.float32) for s in shifts])
+
+
+def slices(magnitudes: np.ndarray, bits: int, cell_bits: int) -> np.ndarray:
+    """Numbers of ``bits`` bits cut into cells, the least first: int32 (slices, shape...)."""
     mask = (1 << cell_bits) - 1
-    return np.stack([(unsigned >> s * cell_bits & mask).astype(np.float32) for s in range(count)])
+    return np.stack([magnitudes >> s & mask for s in range(0, bits, cell_bits)])
 
 
-def convert(counts: np.ndarray, bits: int | None, greatest: float) -> tuple[np.ndarray, float]:
-    """An ADC: the codes 0 ... 2**bits - 1 for counts of 0 ... greatest, and its step in counts.
+def cell_slices(w: np.ndarray, cell_bits: int) -> np.ndarray:
+    """Weights plus 128, cut into cells, least significant first: float32 (slices, M, taps)."""
+    return slices(w.astype(np.int32) + RAISED, 8, cell_bits).astype(np.float32)
 
-    With a step of one count, and no noise, code times step is the count: the conversion is
-    lossless. Without ``bits`` the converter is ideal.
+
+@dataclass(frozen=True)
+class Lines:
+    """What the cells of a layer are to hold, before any error.
+
+    ``cells`` may be negative in a PAIR: then the other of its two cells holds the magnitude.
     """
-    if bits is None:
-        return counts, 1.0
-    top = (1 << bits) - 1
-    step = max(1.0, greatest / top)
-    codes = counts / np.float32(step)
-    np.rint(np.clip(codes, 0, top, out=codes), out=codes)
-    return codes, step
+
+    cells: np.ndarray  # int32 (lines, M, taps)
+    levels: int  # greatest value of a cell
+    worth: np.ndarray  # float64 (lines, M, tiles): of one count in the accumulator
+    per_input: np.ndarray  # float64 (M, tiles): what each unit of an input adds, in digital
 
 
-def programmed_cells(rows: np.ndarray, array: Array) -> np.ndarray:
-    """What the cells of a layer hold after programming: float32 (slices, M, taps), with noise.
+def magnitude_bits(rows: np.ndarray) -> int:
+    """7, or 8 where a weight is -128."""
+    return max(int(np.abs(rows.astype(np.int32)).max()).bit_length(), 7)
 
-    Cells stay as they were programmed, so the noise depends on the seed and on the weights alone:
-    the same at every call, and another one in another layer.
+
+def mapped(rows: np.ndarray, array: Array) -> Lines:
+    """Signed weights as the contents of cells.
+
+    Args:
+        rows: int32 (M, taps), int8 weights.
     """
-    cells = cell_slices(rows, array.cell_bits)
-    if not array.cell_noise:
-        return cells
-    layer = zlib.crc32(np.ascontiguousarray(rows, np.int32))
-    noise = np.random.default_rng([array.seed, layer]).standard_normal(cells.shape, np.float32)
-    return cells + noise * np.float32(array.cell_noise * array.levels)
+    w = rows.astype(np.int32)
+    if array.mapping in (PAIR, TWO_CONVERTERS):
+        bits = magnitude_bits(w)
+        cell_bits = min(array.cell_bits, bits)
+        cells = slices(np.abs(w), bits, cell_bits)
+        worth = 2.0 ** (cell_bits * np.arange(len(cells)))
+        if array.mapping == PAIR:
+            cells = cells * np.sign(w)
+        else:
+            cells = np.concatenate([cells * (w > 0), cells * (w < 0)])
+            worth = np.concatenate([worth, -worth])
+        per_input = 0.0
+    elif array.mapping == TWOS_COMPLEMENT:
+        cell_bits = 1
+        cells = slices(w & 255, 8, 1)
+        worth = np.append(2.0 ** np.arange(7), -128.0)
+        per_input = 0.0
+    else:
+        cell_bits = array.cell_bits
+        cells = slices(w + RAISED, 8, cell_bits)
+        worth = 2.0 ** (cell_bits * np.arange(len(cells)))
+        per_input = -float(RAISED)
+    tiles = tile_rows(w.shape[1], array)
+    shape = (len(cells), len(w), len(tiles))
+    worth = np.broadcast_to(worth[:, None, None], shape)
+    levels = (1 << cell_bits) - 1
+    lines = Lines(cells, levels, worth, np.full(shape[1:], per_input))
+    return flipped(lines, tiles) if array.mapping == FLIPPED else lines
+
+
+def flipped(lines: Lines, tiles: list[slice]) -> Lines:
+    """The lines of each tile that are more than half full hold ``levels - cell`` instead.
+
+    sum(x * cell) is levels * sum(x) - sum(x * (levels - cell)), and the first is known in digital.
+    """
+    cells, worth, per_input = lines.cells.copy(), lines.worth.copy(), lines.per_input.copy()
+    for t, tile in enumerate(tiles):
+        part = cells[:, :, tile]
+        over = 2 * part.sum(axis=2) > lines.levels * part.shape[2]
+        part[over] = lines.levels - part[over]
+        per_input[:, t] += (over * worth[:, :, t] * lines.levels).sum(axis=0)
+        worth[:, :, t] = np.where(over, -worth[:, :, t], worth[:, :, t])
+    return Lines(cells, lines.levels, worth, per_input)
+
+
+def tile_rows(taps: int, array: Array) -> list[slice]:
+    """Which taps lie in which tile."""
+    count = -(-taps // array.rows)
+    starts = [t * array.rows for t in range(count)]
+    if array.balanced:
+        starts = [t * taps // count for t in range(count)]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], taps], strict=True)]
+
+
+def greatest_count(height: int, levels: int, array: Array) -> float:
+    """The largest count that a line of ``height`` rows can give in one conversion."""
+    full = levels + array.device.base(levels)
+    digit = 255 if array.accumulate else (1 << array.dac_bits) - 1
+    if array.mapping == FLIPPED and array.device.exact:
+        return float(height * levels // 2 * digit)
+    if array.signed:  # the least conductance is in both cells of a pair
+        full = levels
+    return float(height * full * digit)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a layer as one array holds it, errors included."""
+
+    rows: slice
+    held: np.ndarray  # float32 (lines, M, rows), in levels; a pair is one line, its difference
+    variance: np.ndarray | None  # of what each cell holds, drawn at each conversion
+    worth: np.ndarray  # float64 (lines, M)
+    per_input: np.ndarray  # float64 (M,)
+    greatest: float  # count in the worst case
+    errors: np.ndarray | None  # of the converters: float32 (3, lines, M)
+
+
+def sides(lines: Lines, array: Array) -> np.ndarray:
+    """What single cells are to hold: int32 (sides, lines, M, taps), two sides in a PAIR."""
+    if array.mapping == PAIR:
+        return np.stack(differential(lines.cells))
+    return lines.cells[None]
+
+
+def programmed(rows: np.ndarray, array: Array) -> list[Tile]:
+    """A layer's tiles after programming, and as old as ``array.device`` says.
+
+    A chip stays as it is: the errors depend on the seed and on the weights alone, the same at every
+    call, and others in another layer.
+
+    Args:
+        rows: int32 (M, taps), int8 weights.
+    """
+    rows = np.ascontiguousarray(rows, np.int32)
+    if rows.min() < -128 or rows.max() > 127:
+        raise UnusableInput(
+            f"weights lie in {rows.min()} ... {rows.max()}, cells take -128 ... 127"
+        )
+    return _programmed(rows.tobytes(), rows.shape, array)
+
+
+@lru_cache(maxsize=64)
+def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Tile]:
+    w, device = np.frombuffer(content, np.int32).reshape(shape), array.device
+    lines = mapped(w, array)
+    rng = np.random.default_rng([array.seed, zlib.crc32(content)])
+    targets = sides(lines, array)
+    start, cells = devices.programmed(targets, lines.levels, device, rng)
+    base = device.base(lines.levels)
+    tiles = []
+    for t, part in enumerate(tile_rows(shape[1], array)):
+        now = cells[..., part]
+        worth, per_input = lines.worth[:, :, t], lines.per_input[:, t]
+        if device.corrected and start is not cells:
+            # read with every word line on, then and now (Joshi et al. 2020)
+            worth = worth * (start[..., part].sum(dtype=float) / now.sum(dtype=float))
+        if not array.signed:  # what cells conduct when they hold 0 is known too
+            per_input = per_input - base * worth.sum(axis=0)
+        variance = None
+        if device.read_noise:
+            variance = devices.read_variance(now, lines.levels + base, device).sum(axis=0)
+        if device.wire:
+            now = devices.through_wire(now, lines.levels + base, device.wire)
+        held = now[0] - now[1] if array.signed else now[0]
+        errors = None if array.adc.alike else errors_of(worth.shape, array.adc, rng)
+        greatest = greatest_count(part.stop - part.start, lines.levels, array)
+        tiles.append(Tile(part, held, variance, worth, per_input, greatest, errors))
+    return tiles
+
+
+def fed(columns: np.ndarray, array: Array) -> np.ndarray:
+    """Inputs as what the word lines carry: (N, taps, digits, positions).
+
+    With ``accumulate`` the digits are added up in analog, each worth twice and so on, so that they
+    are one again: what is left of them is what a cell that is not linear made of each.
+    """
+    top = (1 << array.dac_bits) - 1
+    digits = digits_of(columns, array)
+    if array.coding == AMPLITUDE:
+        digits = devices.voltages(digits, top, array.device)
+    if array.accumulate:
+        worth = np.float32(2) ** (array.dac_bits * np.arange(len(digits)))
+        digits = np.tensordot(worth.astype(np.float32), digits, 1)[None]
+    return digits.transpose(1, 2, 0, 3)
+
+
+def precision(tiles: list[Tile]) -> type:
+    """The narrowest float type that holds every sum of counts: integers up to 2**24, or more."""
+    return np.float32 if max(tile.greatest for tile in tiles) * 255 < 1 << 24 else np.float64
+
+
+def counts_of(tile: Tile, inputs: np.ndarray, array: Array, rng) -> np.ndarray:
+    """What the converters of a tile see: (N, lines, M, digits, positions), in levels.
+
+    Args:
+        inputs: (N, rows, digits, positions), from :func:`fed`.
+    """
+    n, height, digits, positions = inputs.shape
+    flat = inputs.reshape(n, height, -1)
+    counts = tile.held.reshape(-1, height).astype(flat.dtype) @ flat
+    if tile.variance is not None:
+        spread = tile.variance.reshape(-1, height).astype(flat.dtype) @ flat**2
+        counts += devices.count_noise(counts.shape, spread, rng)
+    if array.adc.noise:
+        draws = rng.standard_normal(counts.shape, np.float32)
+        counts += draws * np.float32(array.adc.noise)
+    return counts.reshape(n, *tile.worth.shape, digits, positions)
+
+
+def observed(
+    columns: np.ndarray,
+    rows: np.ndarray,
+    array: Array,
+    share: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> float:
+    """The magnitude that ``share`` of the counts of these inputs do not pass: a range for an ADC.
+
+    Args:
+        columns, rows, rng: as in :func:`array_sum`.
+    """
+    tiles = programmed(rows, array)
+    inputs = fed(columns, array).astype(precision(tiles))
+    counts = [counts_of(tile, inputs[:, tile.rows], array, rng).ravel() for tile in tiles]
+    found = np.abs(np.concatenate(counts))
+    return float(found.max() if share == 1 else np.quantile(found, share, method="higher"))
+
+
+def combined(codes: np.ndarray, array: Array) -> np.ndarray:
+    """Shift and add the digits, the most significant first: (N, lines, M, positions)."""
+    total = codes[:, :, :, -1].copy()
+    for digit in range(codes.shape[3] - 2, -1, -1):
+        total *= 1 << array.dac_bits
+        total += codes[:, :, :, digit]
+    return total
+
+
+def totals(
+    columns: np.ndarray, tiles: list[Tile], array: Array, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """All tiles' codes, each times what it is worth: float64 (N, M, positions).
+
+    The plain form, which :func:`qlinear.hardware.packed.totals` equals where it applies.
+    """
+    inputs = fed(columns, array).astype(precision(tiles))
+    total = np.zeros((len(columns), tiles[0].held.shape[1], columns.shape[2]))
+    for tile in tiles:
+        counts = counts_of(tile, inputs[:, tile.rows], array, rng)
+        errors = None if tile.errors is None else tile.errors[..., None, None]
+        codes, step = convert(counts, array.adc, tile.greatest, array.signed, errors)
+        codes = combined(codes, array)
+        for line, worth in enumerate(tile.worth):
+            total += codes[:, line].astype(np.float64) * (step * worth)[:, None]
+    return total
 
 
 def array_sum(
@@ -102,54 +380,41 @@ def array_sum(
     bias: np.ndarray,
     array: Array,
     rng: np.random.Generator | None = None,
+    fast: bool = True,
 ) -> np.ndarray:
-    """Stage 1 of a layer on crossbar arrays.
+    """Stage 1 of a layer on analog arrays.
 
     Args:
         columns: int32 (N, taps, positions), inputs minus the least one that can occur, so all in
             0 ... 255.
         rows: int32 (M, taps), int8 weights.
         bias: int32 (M,).
-        rng: where read noise comes from; the same generator for every layer and call, so that no
-            two conversions share a draw.
+        rng: where the noise of conversions comes from; the same generator for every layer and call,
+            so that no two conversions share a draw.
+        fast: use packed words where they give the same numbers and numba is installed.
 
     Returns:
         int32 (N, M, positions), the accumulators with bias; exact when nothing is lossy.
 
     Raises:
-        UnusableInput: an input lies outside 0 ... 255, or read noise is asked for without ``rng``.
+        UnusableInput: an input lies outside 0 ... 255, or noise is asked for without ``rng``.
     """
     if columns.min() < 0 or columns.max() > 255:
         raise UnusableInput(
             f"columns lie in {columns.min()} ... {columns.max()}, an array takes 0 ... 255: feed x "
             "minus its type's minimum and fold (x_zero_point - minimum) * sum(w) into the bias"
         )
-    if array.read_noise and rng is None:
+    if not array.quiet and rng is None:
         raise UnusableInput(
-            f"read_noise is {array.read_noise} but rng is missing: pass numpy.random.default_rng()"
+            "conversions draw noise but rng is missing: pass numpy.random.default_rng()"
         )
-    n, taps, positions = columns.shape
-    cells = programmed_cells(rows, array)
-    # all bit planes and all slices in one product: (slices * M, taps) @ (taps, bits * positions)
-    planes = bit_planes(columns).transpose(1, 2, 0, 3).reshape(n, taps, -1)
-    count, stacked = len(cells), cells.reshape(-1, taps)
-    total = np.zeros((n, len(rows), positions))
-    for start in range(0, taps, array.rows):
-        tile = slice(start, start + array.rows)
-        greatest = array.clip or min(array.rows, taps - start) * array.levels
-        counts = stacked[:, tile] @ planes[:, tile]
-        if array.read_noise:
-            draws = rng.standard_normal(counts.shape, np.float32)
-            counts += draws * np.float32(array.read_noise)
-        codes, step = convert(counts, array.adc_bits, greatest)
-        codes = codes.reshape(n, count, len(rows), 8, -1)
-        # shift and add the input bits, the most significant first: below 2**24, so exact in float32
-        by_slice = codes[:, :, :, 7].copy()
-        for b in range(6, -1, -1):
-            by_slice *= 2
-            by_slice += codes[:, :, :, b]
-        for s in range(count):
-            total += by_slice[:, s].astype(np.float64) * (step * (1 << s * array.cell_bits))
-    # every weight was raised by OFFSET, so OFFSET * sum(x) must go: in digital
-    total -= OFFSET * columns.sum(axis=1, dtype=np.float64)[:, None]
-    return np.rint(total).astype(np.int32) + bias[:, None]
+    tiles = programmed(rows, array)
+    if fast and packed.fits(array, tiles):
+        total = packed.totals(columns, tiles, array, precision(tiles))
+    else:
+        total = totals(columns, tiles, array, rng)
+    known = np.zeros_like(total)
+    for tile in tiles:
+        inputs = columns[:, tile.rows].sum(axis=1, dtype=np.float64)
+        known += tile.per_input[:, None] * inputs[:, None]
+    return np.rint(total + known).astype(np.int32) + bias[:, None]

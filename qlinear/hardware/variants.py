@@ -1,13 +1,20 @@
 """The same network with other arithmetic: narrow accumulators, integer requantizers, analog arrays.
 
 :func:`operators_with` makes an operator table for :func:`qlinear.engine.run` in which every layer
-with weights uses another accumulator or another requantizer, or both.
+with weights uses another accumulator or another requantizer, or both; :func:`operators_on_arrays`
+one in which each layer has an analog array of its own, or none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from qlinear.engine import arguments
+from qlinear.errors import UnusableInput
+from qlinear.hardware import analog
+from qlinear.hardware.analog import Array
+from qlinear.onnx_model import Model, Node
 from qlinear.operators import OPERATORS
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators import qlinear_conv_fast as fast
@@ -54,3 +61,103 @@ def operators_with(
         return layer(A[:, :, None, None], as_conv(*constants, transB=transB))[:, :, 0, 0]
 
     return OPERATORS | {("", "QLinearConv"): conv, ("com.microsoft", "QGemm"): gemm}
+
+
+def record_of(node_type: str, constants: tuple, attributes: dict) -> Conv:
+    """A layer's record from what follows its first input; a dense one as a 1x1 convolution."""
+    if node_type == "QGemm":
+        return as_conv(*constants, **attributes)
+    return Conv(*constants, attributes=attributes)
+
+
+def unsigned_products(x: np.ndarray, conv: Conv) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A layer of one group as arrays compute it: int32 columns, rows, and bias.
+
+    Arrays take no negative inputs, so the columns hold x minus the least integer of its type, and
+    what that adds, (x_zero_point - least) * sum(w), goes from the bias.
+    """
+    geo = conv.geometry(x.shape)
+    least = np.iinfo(x.dtype).min
+    padded = qc.pad(x, conv.x_zero_point, geo)
+    columns = qc.patches(padded.astype(np.int32) - least, geo)
+    if columns.shape[1] != 1:
+        raise UnusableInput(f"{columns.shape[1]} groups: arrays compute layers of one group")
+    rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
+    shift = np.int32(int(conv.x_zero_point) - least)
+    return columns[:, 0], rows, conv.bias - shift * rows.sum(axis=1, dtype=np.int32)
+
+
+def weighted(model: Model) -> dict[str, Node]:
+    """The layers that can lie on arrays, by name."""
+    return {node.name: node for node in model.nodes if node.op_type in ("QLinearConv", "QGemm")}
+
+
+def operators_on_arrays(
+    model: Model, arrays: Mapping[str, Array], rng: np.random.Generator | None = None
+) -> dict:
+    """An operator table in which the named layers lie on analog arrays, and the others are exact.
+
+    Args:
+        arrays: by the name of the node.
+        rng: where the noise of conversions comes from, one stream for all layers.
+
+    Raises:
+        UnusableInput: a name is no layer with weights, or two layers share their weights but not
+            their arrays.
+    """
+    layers = weighted(model)
+    if unknown := sorted(set(arrays) - set(layers)):
+        known = ", ".join(layers)
+        raise UnusableInput(
+            f"{model.path}: no layer {unknown[0]} with weights (there are: {known})"
+        )
+    by_weights: dict[int, Array | None] = {}
+    for name, node in layers.items():
+        # a node's function is told its inputs, not its name: its weights say which it is
+        key = id(arguments(model, node, dict.fromkeys(node.inputs[:1], 0))[3])
+        if by_weights.setdefault(key, arrays.get(name)) != arrays.get(name):
+            raise UnusableInput(f"{model.path}: node {name} shares its weights, not its array")
+
+    def on_array(node_type: str) -> Callable[..., np.ndarray]:
+        exact = OPERATORS[("com.microsoft" if node_type == "QGemm" else "", node_type)]
+
+        def layer(x: np.ndarray, *constants: np.ndarray, **attributes) -> np.ndarray:
+            array = by_weights.get(id(constants[2]))
+            if array is None:
+                return exact(x, *constants, **attributes)
+            conv = record_of(node_type, constants, attributes)
+            x4 = x[:, :, None, None] if node_type == "QGemm" else x
+            columns, rows, bias = unsigned_products(x4, conv)
+            acc = analog.array_sum(columns, rows, bias, array, rng)
+            acc = acc.reshape(len(x), len(rows), *conv.geometry(x4.shape).out)
+            y = requantize(acc, conv.factor, conv.y_zero_point)
+            return y[:, :, 0, 0] if node_type == "QGemm" else y
+
+        return layer
+
+    conv, gemm = on_array("QLinearConv"), on_array("QGemm")
+    return OPERATORS | {("", "QLinearConv"): conv, ("com.microsoft", "QGemm"): gemm}
+
+
+def calibrated(
+    model: Model,
+    values: dict[str, np.ndarray],
+    array: Array,
+    share: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Array]:
+    """The same array for every layer, with the range of its converter from the layer's own counts.
+
+    Args:
+        values: tensors of the exact network on the images that calibrate.
+        share: of the counts that the range holds; 1 clips none of them.
+    """
+    found = {}
+    for name, node in weighted(model).items():
+        x, *constants = arguments(model, node, values)
+        conv = record_of(node.op_type, tuple(constants), node.attributes)
+        x4 = x[:, :, None, None] if node.op_type == "QGemm" else x
+        columns, rows, _ = unsigned_products(x4, conv)
+        top = max(analog.observed(columns, rows, array, share, rng), 1.0)
+        found[name] = replace(array, adc=replace(array.adc, top=top))
+    return found
