@@ -106,6 +106,20 @@ def test_a_tensor_with_two_readers_and_a_grouped_layer_are_no_pair():
     grouped = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "y", {"group": 2})]
     model = network(grouped, {"w": w, "v": np.ones((4, 2, 1, 1))}, (1, 4, 4, 4), "y")
     assert equalize.pairs(model) == []
+    # two output channels for each input channel
+    twice = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "y", {"group": 4})]
+    model = network(twice, {"w": w, "v": np.ones((8, 1, 1, 1))}, (1, 4, 4, 4), "y")
+    assert equalize.pairs(model) == []
+
+
+def test_a_layer_of_one_input_channel_is_not_depthwise():
+    nodes = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "y", {})]
+    constants = {"w": np.full((1, 2, 1, 1), 16.0), "v": np.ones((3, 1, 1, 1))}
+    model = network(nodes, constants, (1, 2, 4, 4), "y")
+    assert not equalize.is_depthwise(model, model.nodes[1])
+    made = equalize.equalized(model)
+    assert made.constants["w"].tolist() == [[[[4]], [[4]]]]
+    assert made.constants["v"].ravel().tolist() == [4, 4, 4]
 
 
 def test_an_equalized_network_computes_the_same_bits(relu):
