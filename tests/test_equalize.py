@@ -106,8 +106,11 @@ def test_a_tensor_with_two_readers_and_a_grouped_layer_are_no_pair():
     grouped = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "y", {"group": 2})]
     model = network(grouped, {"w": w, "v": np.ones((4, 2, 1, 1))}, (1, 4, 4, 4), "y")
     assert equalize.pairs(model) == []
-    # two output channels for each input channel
+    # an output channel for every two input channels, and two for each
+    wide = np.ones((8, 4, 1, 1))
     twice = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "y", {"group": 4})]
+    model = network(twice, {"w": wide, "v": np.ones((4, 2, 1, 1))}, (1, 4, 4, 4), "y")
+    assert equalize.pairs(model) == []
     model = network(twice, {"w": w, "v": np.ones((8, 1, 1, 1))}, (1, 4, 4, 4), "y")
     assert equalize.pairs(model) == []
 
