@@ -67,6 +67,7 @@ lab: $(READY)
 # remake the quantized models and what describes them, byte for byte, from the stored calibration
 models: $(READY)
 	$(BIN)/python scripts/quantize_onnx.py
+	$(BIN)/python scripts/quantize_onnx.py --network mobilenet
 	$(BIN)/python scripts/extract_operations.py
 
 # count again on how many elements the tests compare each operator with ONNX Runtime

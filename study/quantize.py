@@ -17,6 +17,7 @@ from qlinear.onnx_model import Model, Node, from_proto, load
 from qlinear.operators.qgemm import as_conv
 from qlinear.operators.qlinear_conv import Conv
 from qlinear.ort import run_node, tensors
+from study import equalize
 from study.cifar10 import load_cifar10
 from study.provenance import recorded
 
@@ -33,6 +34,15 @@ PER_TENSOR, PER_CHANNEL = (
     "resnet8_int8_per_channel.onnx",
 )
 UINT8, MIXED = "resnet8_uint8.onnx", "resnet8_int8.onnx"
+MOBILE_PER_TENSOR, MOBILE_PER_CHANNEL, MOBILE_EQUALIZED = (
+    "mobilenet_int8_per_tensor.onnx",
+    "mobilenet_int8_per_channel.onnx",
+    "mobilenet_int8_equalized.onnx",
+)
+MOBILE_RANGES, MOBILE_EQUALIZED_RANGES = (
+    "mobilenet_calibration.json",
+    "mobilenet_equalized_calibration.json",
+)
 LAYER_TYPES = ("QLinearConv", "QGemm")
 # a convolution's and a dense layer's names for the same things
 NAMES = {
@@ -141,10 +151,11 @@ def _dequantize(q: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> np.
 
 
 def float_name(float_model: Model, quantized: str) -> str:
-    """The float tensor that a quantized one stands for: after the ReLU that it absorbed, if any."""
+    """The float tensor that a quantized one stands for: after the ReLU, or the Clip that a ReLU6
+    is, that it absorbed, if any."""
     name = quantized.removesuffix("_quantized")
-    relus = [node for node in float_model.of_type("Relu") if node.inputs[0] == name]
-    return relus[0].outputs[0] if relus else name
+    absorbed = [*float_model.of_type("Relu"), *float_model.of_type("Clip")]
+    return next((node.outputs[0] for node in absorbed if node.inputs[0] == name), name)
 
 
 def layer_noise(
@@ -200,7 +211,7 @@ def mix(per_tensor: Model, per_channel: Model, chosen: set[str]) -> onnx.ModelPr
 
 
 def build(float_path: Path, ranges: Path) -> dict[str, onnx.ModelProto]:
-    """The three files that ONNX Runtime's quantizer makes from stored ranges, by file name."""
+    """ResNet8 in the three forms that ONNX Runtime's quantizer makes, by file name."""
     return {
         PER_TENSOR: quantize(float_path, ranges),
         PER_CHANNEL: quantize(float_path, ranges, per_channel=True),
@@ -220,8 +231,66 @@ def calibrate(float_path: Path, images: np.ndarray, ranges: Path) -> None:
     write_text(ranges, json.dumps(found, indent=1) + "\n")
 
 
+def calibration_images(data_dir: Path) -> np.ndarray:
+    """The training images that the models are calibrated on: uint8 (IMAGES, 3, 32, 32)."""
+    images, labels = load_cifar10(data_dir, "train")
+    return images[stratified(labels, IMAGES, SEED)]
+
+
+def require_stored(*paths: Path) -> None:
+    """Refuse to go on without these files.
+
+    Raises:
+        UnusableInput: one is missing.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UnusableInput(f"{path}: no such file; calibrate with --data-dir DIR")
+
+
+def write_models(out: Path, made: dict[str, onnx.ModelProto]) -> None:
+    """Write models, by file name, into the folder ``out``."""
+    for name, proto in made.items():
+        with whole_file(out / name) as partial:
+            partial.write_bytes(proto.SerializeToString(deterministic=True))
+        print(f"wrote {out / name}")
+
+
+def equalized_mobilenet(float_path: Path) -> Model:
+    """The float MobileNet with ReLU for ReLU6, the ranges of its weights equalized."""
+    return equalize.equalized(equalize.without_clips(load(float_path)))
+
+
+def remake_mobilenet(float_path: Path, out: Path, data_dir: Path | None) -> None:
+    """Write MobileNet's three INT8 models, and with ``data_dir`` the calibrations.
+
+    Args:
+        float_path: the float model; out: the folder to write to.
+
+    Raises:
+        UnusableInput: the model, the data or a stored calibration is missing.
+    """
+    ranges, equalized_ranges = out / MOBILE_RANGES, out / MOBILE_EQUALIZED_RANGES
+    other = equalized_mobilenet(float_path)
+    if not data_dir:
+        require_stored(ranges, equalized_ranges)
+    with tempfile.TemporaryDirectory() as folder:
+        other_path = Path(folder) / "equalized.onnx"
+        other_path.write_bytes(other.proto.SerializeToString(deterministic=True))
+        if data_dir:
+            images = calibration_images(data_dir)
+            calibrate(float_path, images, ranges)
+            calibrate(other_path, images, equalized_ranges)
+        made = {
+            MOBILE_PER_TENSOR: quantize(float_path, ranges),
+            MOBILE_PER_CHANNEL: quantize(float_path, ranges, per_channel=True),
+            MOBILE_EQUALIZED: quantize(other_path, equalized_ranges),
+        }
+    write_models(out, made)
+
+
 def remake(float_path: Path, out: Path, data_dir: Path | None, mixed: str = MIXED) -> None:
-    """Write the four INT8 models, and with ``data_dir`` the calibration that they are made from.
+    """Write ResNet8's four INT8 models, and with ``data_dir`` the calibration behind them.
 
     Args:
         float_path: the float model; out: the folder to write to.
@@ -234,12 +303,10 @@ def remake(float_path: Path, out: Path, data_dir: Path | None, mixed: str = MIXE
     load(float_path)
     check_file(out / mixed)
     if data_dir:
-        images, labels = load_cifar10(data_dir, "train")
-        images = images[stratified(labels, IMAGES, SEED)]
+        images = calibration_images(data_dir)
         calibrate(float_path, images, ranges)
-    for path in (ranges, noise_path):
-        if not data_dir and not path.exists():
-            raise UnusableInput(f"{path}: no such file; calibrate with --data-dir DIR")
+    else:
+        require_stored(ranges, noise_path)
 
     made = build(float_path, ranges)
     pair = [from_proto(made[name], name) for name in (PER_TENSOR, PER_CHANNEL)]
@@ -258,10 +325,7 @@ def remake(float_path: Path, out: Path, data_dir: Path | None, mixed: str = MIXE
     noises = [LayerNoise(**layer) for layer in json.loads(noise_path.read_text())["layers"]]
     made[mixed] = mix(*pair, {noise.layer for noise in noises if noise.per_channel})
 
-    for name, proto in made.items():
-        with whole_file(out / name) as partial:
-            partial.write_bytes(proto.SerializeToString(deterministic=True))
-        print(f"wrote {out / name}")
+    write_models(out, made)
     for layer in noises:
         kind = "per-channel" if layer.per_channel else "per-tensor"
         print(f"  {layer.layer:22} {layer.gain_db:+5.2f} dB  {kind}")

@@ -1,14 +1,15 @@
-"""Train ResNet8 on CIFAR-10 and write models/resnet8.onnx.
+"""Train ResNet8 or MobileNet on CIFAR-10 and write models/resnet8.onnx or models/mobilenet.onnx.
 
-The network is the image-classification model of MLPerf Tiny (Banbury et al., 2021). The exported
-model takes raw pixels (float32, 0 to 255): the division by 255 is folded into the stem, batch norm
-into every convolution, and no mean is subtracted, so that zero padding stands for pixel 0.
+The exported model takes raw pixels (float32, 0 to 255): the division by 255 is folded into the
+stem, batch norm into every convolution, and no mean is subtracted, so that zero padding stands for
+pixel 0.
 
-A wider network is trained first; ResNet8 then learns the labels and, from the wider network's
-logits, how like each other class an image is (distillation: Hinton, Vinyals and Dean, 2015).
+For ResNet8 a wider network is trained first; ResNet8 then learns the labels and, from the wider
+network's logits, how like each other class an image is (distillation: Hinton, Vinyals and Dean,
+2015). MobileNet learns from the labels alone.
 
     pip install -r requirements-train.txt
-    python scripts/train_resnet8.py --data-dir DIR
+    python scripts/train.py --data-dir DIR [--network mobilenet]
 
 A run that was stopped goes on from its checkpoints when it is started again.
 """
@@ -18,9 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -28,111 +27,10 @@ from tqdm import tqdm
 from qlinear.errors import UnusableInput
 from qlinear.files import check_file, whole_file
 from study.cifar10 import load_cifar10
+from study.networks import NETWORKS, to_onnx
 
-OPSET, IR_VERSION = 21, 10
 PAD = 4  # an augmented image is moved by at most this many pixels each way
 TEMPERATURE, TEACHER_SHARE = 4.0, 0.9
-
-
-class ConvBN(nn.Module):
-    """A convolution without bias, padded as TensorFlow's "same" does, then batch norm."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1):
-        super().__init__()
-        # even input, kernel 3: stride 1 pads one on each side, stride 2 only below and right
-        total = max(kernel - stride, 0)
-        self.begin, self.end = total // 2, total - total // 2
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, self.begin, bias=False)
-        self.bn = nn.BatchNorm2d(c_out)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        extra = self.end - self.begin
-        return self.bn(self.conv(F.pad(x, (0, extra) * 2) if extra else x))
-
-    def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (M, C, kH, kW) and bias (M,) with batch norm folded in, as float64."""
-        bn = {k: v.double().numpy() for k, v in self.bn.state_dict().items()}
-        gain = bn["weight"] / np.sqrt(bn["running_var"] + self.bn.eps)
-        w = self.conv.weight.detach().double().numpy() * gain[:, None, None, None]
-        return w, bn["bias"] - bn["running_mean"] * gain
-
-
-class Block(nn.Module):
-    def __init__(self, c_in: int, c_out: int, stride: int):
-        super().__init__()
-        self.conv1 = ConvBN(c_in, c_out, 3, stride)
-        self.conv2 = ConvBN(c_out, c_out)
-        self.shortcut = ConvBN(c_in, c_out, 1, stride) if stride != 1 else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        skip = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.conv2(F.relu(self.conv1(x))) + skip)
-
-
-class ResNet8(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = ConvBN(3, 16)
-        self.block1, self.block2 = Block(16, 16, 1), Block(16, 32, 2)
-        self.block3 = Block(32, 64, 2)
-        self.dense = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.stem(x / 255))
-        return self.dense(self.block3(self.block2(self.block1(x))).mean((2, 3)))
-
-
-def to_onnx(net: ResNet8) -> onnx.ModelProto:
-    """The folded network as ONNX: input ``image`` (N, 3, 32, 32), output ``logits`` (N, 10)."""
-    nodes, weights = [], []
-
-    def add(op_type: str, name: str, inputs: list[str], **attributes) -> str:
-        nodes.append(helper.make_node(op_type, inputs, [f"{name}_out"], name, **attributes))
-        return f"{name}_out"
-
-    def constant(name: str, value: np.ndarray) -> str:
-        weights.append(numpy_helper.from_array(value.astype(np.float32), name))
-        return name
-
-    def conv(name: str, layer: ConvBN, x: str, scale: float = 1.0) -> str:
-        w, b = layer.folded()
-        inputs = [x, constant(f"{name}_w", w * scale), constant(f"{name}_b", b)]
-        return add(
-            "Conv",
-            name,
-            inputs,
-            kernel_shape=list(w.shape[2:]),
-            pads=[layer.begin] * 2 + [layer.end] * 2,
-            strides=list(layer.conv.stride),
-        )
-
-    x = add("Relu", "stem_relu", [conv("stem", net.stem, "image", scale=1 / 255)])
-    for name, block in (
-        ("block1", net.block1),
-        ("block2", net.block2),
-        ("block3", net.block3),
-    ):
-        y = add("Relu", f"{name}_relu1", [conv(f"{name}_conv1", block.conv1, x)])
-        y = conv(f"{name}_conv2", block.conv2, y)
-        skip = conv(f"{name}_shortcut", block.shortcut, x) if block.shortcut else x
-        x = add("Relu", f"{name}_relu2", [add("Add", f"{name}_add", [y, skip])])
-    x = add("Flatten", "flatten", [add("GlobalAveragePool", "pool", [x])])
-    dense = [constant(f"dense_{k}", v.detach().numpy()) for k, v in net.dense.named_parameters()]
-    add("Gemm", "dense", [x, *dense], transB=1)
-    nodes[-1].output[0] = "logits"
-
-    graph = helper.make_graph(
-        nodes,
-        "resnet8",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
-        weights,
-    )
-    opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
-    model.producer_name = "train_resnet8.py"
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def teacher() -> nn.Sequential:
@@ -192,6 +90,10 @@ def targets_from(net: nn.Module, crops: torch.Tensor, bfloat16: bool) -> torch.T
     return targets
 
 
+def from_labels(labels: torch.Tensor) -> Callable:
+    return lambda index, shift, logits: F.cross_entropy(logits, labels[index])
+
+
 def distilled(targets: torch.Tensor, labels: torch.Tensor) -> Callable:
     """The loss of ResNet8: mostly the teacher's softened probabilities, a tenth the labels."""
 
@@ -235,8 +137,11 @@ def fit(
 ) -> nn.Module:
     """Train ``net`` in place; goes on from ``checkpoint`` if it was made with these settings."""
     net = net.to(memory_format=torch.channels_last)
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim == 1]
+    # none on biases and batch norm; nor on depthwise filters, whose nine weights a channel leave
+    # little to restrain (Howard et al., 2017, advise little or none in section 3.2)
+    depthwise = {m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    decay = [p for p in net.parameters() if p.ndim > 1 and p not in depthwise]
+    others = [p for p in net.parameters() if p.ndim == 1 or p in depthwise]
     optimizer = torch.optim.SGD(
         [{"params": decay, "weight_decay": settings["weight_decay"]}, {"params": others}],
         settings["lr"],
@@ -285,41 +190,54 @@ def fit(
     return net.eval()
 
 
-def train(args: argparse.Namespace) -> ResNet8:
-    (images, labels), test_set = (load_cifar10(args.data_dir, s) for s in ("train", "test"))
-    crops, labels = windows(images), torch.from_numpy(labels)
-    common = {"seed": args.seed, "bfloat16": not args.float32}
-
-    torch.manual_seed(args.seed)
-    wide, student = teacher(), ResNet8()
-    wide_settings = common | {
+def taught(
+    args: argparse.Namespace, crops: torch.Tensor, labels: torch.Tensor, test_set
+) -> Callable:
+    """The loss of a network that learns from the wider one, which is trained first."""
+    wide = teacher()
+    settings = common(args) | {
         "epochs": args.teacher_epochs,
         "batch": 500,
         "lr": 0.4,
         "weight_decay": 1e-3,
     }
-    fit(
-        wide,
-        crops,
-        lambda index, shift, logits: F.cross_entropy(logits, labels[index]),
-        test_set,
-        args.checkpoints / "teacher.pt",
-        wide_settings,
-    )
+    fit(wide, crops, from_labels(labels), test_set, args.checkpoints / "teacher.pt", settings)
     stored = args.checkpoints / "targets.pt"
-    state = saved(stored, wide_settings)
+    state = saved(stored, settings)
     if state is None:
-        logits = targets_from(wide, crops, common["bfloat16"])
-        state = {"logits": logits, "settings": wide_settings}
+        logits = targets_from(wide, crops, settings["bfloat16"])
+        state = {"logits": logits, "settings": settings}
         save(stored, state)
+    return distilled(state["logits"], labels)
+
+
+def common(args: argparse.Namespace) -> dict:
+    return {"seed": args.seed, "bfloat16": not args.float32}
+
+
+def train(args: argparse.Namespace) -> nn.Module:
+    (images, labels), test_set = (load_cifar10(args.data_dir, s) for s in ("train", "test"))
+    crops, labels = windows(images), torch.from_numpy(labels)
+    torch.manual_seed(args.seed)
+    if args.network == "resnet8":
+        loss = taught(args, crops, labels, test_set)
+    else:
+        loss = from_labels(labels)
     return fit(
-        student,
+        NETWORKS[args.network](),
         crops,
-        distilled(state["logits"], labels),
+        loss,
         test_set,
-        args.checkpoints / "resnet8.pt",
-        common | {k: getattr(args, k) for k in ("epochs", "batch", "lr", "weight_decay")},
+        args.checkpoints / f"{args.network}.pt",
+        common(args) | {k: getattr(args, k) for k in ("epochs", "batch", "lr", "weight_decay")},
     )
+
+
+# what each network was trained with
+SETTINGS = {
+    "resnet8": {"epochs": 200, "lr": 0.15, "weight_decay": 3e-4},
+    "mobilenet": {"epochs": 32, "lr": 0.2, "weight_decay": 1e-4},
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -327,18 +245,23 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
-    parser.add_argument("--out", type=Path, default=Path("models/resnet8.onnx"))
+    parser.add_argument("--network", choices=NETWORKS, default="resnet8")
+    parser.add_argument("--out", type=Path, help="models/NETWORK.onnx")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--teacher-epochs", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, help="200 for resnet8, 32 for mobilenet")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.15, help="peak of the one-cycle schedule")
-    parser.add_argument("--weight-decay", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, help="peak of the one-cycle schedule")
+    parser.add_argument("--weight-decay", type=float)
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--float32", action="store_true", help="train without bfloat16 autocast")
     args = parser.parse_args(argv)
-    check_file(args.out)
+    for name, value in SETTINGS[args.network].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    out = args.out or Path("models") / f"{args.network}.onnx"
+    check_file(out)
     net = train(args)
-    with whole_file(args.out) as partial:
-        partial.write_bytes(to_onnx(net).SerializeToString(deterministic=True))
-    print(f"wrote {args.out}")
+    with whole_file(out) as partial:
+        partial.write_bytes(to_onnx(net, args.network).SerializeToString(deterministic=True))
+    print(f"wrote {out}")

@@ -26,6 +26,11 @@ if not __debug__ or os.environ.get("PYTHONOPTIMIZE"):
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
 QUANTIZED = ["resnet8_int8", "resnet8_int8_per_tensor", "resnet8_int8_per_channel", "resnet8_uint8"]
+MOBILENETS = [
+    "mobilenet_int8_per_tensor",
+    "mobilenet_int8_per_channel",
+    "mobilenet_int8_equalized",
+]
 
 # the releases in use; what an older one cannot do is left out of a test by them (book/api.rst)
 ORT, ONNX = (tuple(map(int, module.__version__.split(".")[:2])) for module in (onnxruntime, onnx))

@@ -27,7 +27,9 @@ from tools.new_chapter import COLAB
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST, MEDIAN = 20, 8  # lines of a cell
 # results; calibration.json is what models are made of, and marked where it is read with record()
-RECORDED = re.compile(r"(accuracy|analog|benchmark|hardware|layer_noise|portability|rtl)\.json")
+RECORDED = re.compile(
+    r"(accuracy|analog|benchmark|depthwise|hardware|layer_noise|portability|rtl)\.json"
+)
 ADDING = ("add", "append", "extend", "setdefault", "update")  # methods that change their object
 SITE = "https://int8-reference.github.io/int8-reference/book/explorer.html"
 MARK = "Recorded, not computed on this page"
@@ -296,7 +298,7 @@ def test_a_chapter_holds_the_five_things(path):
 # what a chapter has no use for
 WITHOUT = {
     "01-boundary": ("growth",),  # QuantizeLinear sums nothing
-    "12-my-subject": ("growth",),  # the frame of a new chapter
+    "13-my-subject": ("growth",),  # the frame of a new chapter
 }
 
 
@@ -367,8 +369,10 @@ def test_links_into_the_explorer_name_an_element_that_is_there(model, values):
 TERMS = {
     "adc": "ADCs?",
     "crossbar": "[Cc]rossbars?",
+    "equalization": "[Ee]qualiz(?:ation|ed)",
     "fma": "FMA",
     "golden-vectors": "[Gg]olden vectors?",
+    "linear-bottleneck": "[Ll]inear bottlenecks?",
     "mac": "MACs?",
     "qdq": "QDQ",
     "qoperator": "QOperator",
@@ -460,10 +464,10 @@ def test_every_chapter_is_in_the_contents():
 
 def test_a_new_chapter_already_passes(tmp_path):
     (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
-    command = [sys.executable, "-m", "tools.new_chapter", "12-my-subject", "My subject"]
+    command = [sys.executable, "-m", "tools.new_chapter", "13-my-subject", "My subject"]
     command += ["--root", tmp_path]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    path = tmp_path / "notebooks" / "12-my-subject.ipynb"
+    path = tmp_path / "notebooks" / "13-my-subject.ipynb"
     for check in (
         test_every_cell_was_run_in_order, test_cells_are_short_and_introduced,
         test_a_line_asserts_one_thing, test_chapters_start_with_the_same_lines,
@@ -475,6 +479,6 @@ def test_a_new_chapter_already_passes(tmp_path):
     ):  # fmt: skip
         check(path)
     nbformat.validate(nbformat.read(path, as_version=4))
-    assert "notebooks/12-my-subject" in (tmp_path / "_toc.yml").read_text()
+    assert "notebooks/13-my-subject" in (tmp_path / "_toc.yml").read_text()
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 2 and "exists already" in again.stderr

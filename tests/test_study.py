@@ -9,14 +9,14 @@ from test_scripts import write_batches
 
 from qlinear.errors import UnusableInput
 from qlinear.inputs import load_samples
-from qlinear.onnx_model import load
+from qlinear.onnx_model import from_proto, load
 from qlinear.operators import OPERATORS
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.qgemm import qgemm
 from qlinear.operators.quantize_linear import quantize_linear
 from qlinear.ort import tensors
-from study import evaluate, quantize
+from study import depthwise, evaluate, quantize
 
 IMAGES, LABELS = load_samples()
 
@@ -137,3 +137,84 @@ def test_the_evaluation_writes_what_it_found(tmp_path, capsys):
     assert f"wrote {out}" in capsys.readouterr().out
     with pytest.raises(UnusableInput, match="--images is 0: at least 1 needed"):
         main([*argv, "--images", "0"])
+
+
+def test_mobilenets_evaluation_says_which_network_it_is(tmp_path):
+    main = main_of("evaluate.py")
+    write_batches(tmp_path / "cifar-10-batches-py")
+    out = tmp_path / "accuracy.json"
+    argv = ["--data-dir", str(tmp_path), "--models", str(MODELS), "--out", str(out)]
+    assert main([*argv, "--images", "2", "--network", "mobilenet"]) == 0
+    found = json.loads(out.read_text())
+    assert found["recorded"]["script"] == "scripts/evaluate.py --network mobilenet"
+    assert "qdq" not in found and len(found["models"]) == 5
+    assert found["models"][-1]["model"] == "mobilenet.onnx, with ReLU for ReLU6"
+    assert [m["elements"] > 0 for m in found["models"]] == [False, True, True, True, False]
+
+
+# --- what one scale costs MobileNet
+
+
+def test_eight_bits_are_the_committed_models():
+    plain, equal = depthwise.sources(MODELS)
+    for source, per_channel, file in (
+        (plain, False, quantize.MOBILE_PER_TENSOR),
+        (plain, True, quantize.MOBILE_PER_CHANNEL),
+        (equal, False, quantize.MOBILE_EQUALIZED),
+    ):
+        made = from_proto(source.narrowed(8, per_channel)).constants
+        stored = load(MODELS / file).constants
+        assert made.keys() == stored.keys()
+        for name, value in stored.items():
+            assert made[name].shape == value.shape and (made[name] == value).all(), (file, name)
+
+
+def test_only_the_named_layers_are_per_channel():
+    plain, _ = depthwise.sources(MODELS)
+    names = depthwise.depthwise_layers(plain)
+    assert names == {f"block{i}_depthwise_quant" for i in range(1, 8)}
+    model = from_proto(plain.narrowed(4, names))
+    for node in quantize.layers(model):
+        conv = quantize.layer(model, node)
+        assert (conv.w_scale.ndim == 1) == (node.name in names)
+        assert np.abs(conv.w.astype(int)).max() == 7
+
+
+def test_every_setting_is_measured_once():
+    work = list(depthwise.settings(MODELS, IMAGES))
+    counts: dict[str, int] = {}
+    for section, _, _ in work:
+        counts[section] = counts.get(section, 0) + 1
+    assert counts == {"weight_bits": 6 * 4, "one_layer": 23 * 2, "spread": 9 * 3}
+    assert len({json.dumps([section, entry]) for section, entry, _ in work}) == len(work)
+    made = {json.dumps(entry): make for section, entry, make in work if section == "one_layer"}
+    for alone, others in (("per-channel", "per-tensor"), ("per-tensor", "per-channel")):
+        entry = {"bits": 4, "layer": "block2_project_quant", "alone": alone}
+        model = from_proto(made[json.dumps(entry)]())
+        kinds = {n.name: quantize.layer(model, n).w_scale.ndim for n in quantize.layers(model)}
+        assert kinds.pop("block2_project_quant") == (alone == "per-channel")
+        assert set(kinds.values()) == {int(others == "per-channel")}
+
+
+def test_the_study_of_depthwise_layers_writes_what_it_found(tmp_path, monkeypatch, capsys):
+    plain, _ = depthwise.sources(MODELS)
+    logits = tensors(plain.form, IMAGES.astype(np.float32))["logits"]
+    labels = np.array([greatest(row) for row in logits.tolist()])
+    monkeypatch.setattr(depthwise, "load_cifar10", lambda *_: (IMAGES, labels))
+    monkeypatch.setattr(depthwise.quantize, "calibration_images", lambda _: IMAGES)
+    monkeypatch.setattr(depthwise, "BITS", (8,))
+    monkeypatch.setattr(depthwise, "ALONE", ())
+    monkeypatch.setattr(depthwise, "SPREADS", (2,))
+    out = tmp_path / "depthwise.json"
+    argv = ["--data-dir", str(tmp_path), "--models", str(MODELS), "--out", str(out)]
+    depthwise.main([*argv, "--images", "20"])
+    found = json.loads(out.read_text())
+    assert found["weight_bits"][0] == {"bits": 8, "scheme": "per-tensor", "accuracy": 1.0}
+    assert len(found["weight_bits"]) == 4 and "one_layer" not in found
+    schemes = [row["scheme"] for row in found["spread"]]
+    assert schemes == ["per-tensor", "per-channel", "equalized, per-tensor"]
+    assert all(0.5 < row["accuracy"] <= 1 for row in found["spread"])
+    assert found["images"] == 20 and len(found["recorded"]["models"]) == 3
+    assert f"wrote {out}" in capsys.readouterr().out
+    with pytest.raises(UnusableInput, match="--images is 0: at least 1 needed"):
+        depthwise.main([*argv, "--images", "0"])

@@ -1,6 +1,6 @@
 """Start a chapter that already passes: the frame that every chapter has, run once, and listed.
 
-python -m tools.new_chapter 12-my-subject "My subject"
+python -m tools.new_chapter 13-my-subject "My subject"
 """
 
 import argparse
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="the book's folder")
     args = parser.parse_args(argv)
     if not re.fullmatch(r"\d\d-[a-z0-9-]+", args.name):
-        raise UnusableInput(f"{args.name}: a chapter's name is like 12-my-subject")
+        raise UnusableInput(f"{args.name}: a chapter's name is like 13-my-subject")
     path, toc = args.root / "notebooks" / f"{args.name}.ipynb", args.root / "_toc.yml"
     if path.exists():
         raise UnusableInput(f"{path}: exists already")

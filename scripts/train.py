@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the float model: python scripts/train_resnet8.py --data-dir DIR"""
+"""Train a float model: python scripts/train.py --data-dir DIR"""
 
 from qlinear.errors import run_command
 from study.train import main
