@@ -49,7 +49,10 @@ def write_vectors(model: Path, out: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UnusableInput(done.stderr.strip().removeprefix("error: "))
-    for layer in json.loads((out / "manifest.json").read_text())["layers"]:
+    layers = json.loads((out / "manifest.json").read_text())["layers"]
+    if not any(layer["operator"] == "QLinearConv" for layer in layers):
+        raise UnusableInput(f"{model}: no QLinearConv; the benches need a quantized model")
+    for layer in layers:
         if layer["operator"] == "com.microsoft.QLinearAdd":
             np.savez_compressed(out / layer["folder"] / "pairs.npz", **pairs(out, layer))
 
@@ -116,16 +119,20 @@ def find_verilator() -> None:
             raise UnusableInput(f"{tool} is missing; Verilator needs it")
 
 
-def build(folder: Path, out: Path, simulator: str):
-    """Compile the blocks; returns cocotb's runner."""
+def require_tools(simulator: str) -> None:
+    """Refuse at once what would fail after minutes."""
     if importlib.util.find_spec("cocotb_tools") is None:
         raise UnusableInput("cocotb is missing; install it: pip install .[rtl]")
-    from cocotb_tools.runner import get_runner
-
     if simulator == "verilator":
         find_verilator()
     elif shutil.which("iverilog") is None:
-        raise UnusableInput("iverilog is missing")
+        raise UnusableInput("iverilog is missing; install it (Debian: apt install iverilog)")
+
+
+def build(folder: Path, out: Path, simulator: str):
+    """Compile the blocks; returns cocotb's runner."""
+    from cocotb_tools.runner import get_runner
+
     out.mkdir(parents=True, exist_ok=True)
     (out / "blocks.sv").write_text(wrapper(folder))
     runner = get_runner(simulator)
@@ -228,13 +235,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.every is not None and args.every < 1:
         raise UnusableInput(f"--every {args.every}: a number from 1 on is needed")
     out = args.out.resolve()
-    runner = build(args.rtl.resolve(), out, args.sim)
+    require_tools(args.sim)
     vectors = args.vectors
     if vectors is None:
         vectors = out / "golden-vectors"
         if (vectors / "manifest.json").exists():  # of an earlier run
             shutil.rmtree(vectors)
         write_vectors(args.model, vectors)
+    runner = build(args.rtl.resolve(), out, args.sim)
     reports = simulate(runner, out, vectors.resolve(), args.blocks or list(BLOCKS))
     if args.every:
         folder = out / "every"
