@@ -1,4 +1,4 @@
-"""Your own model: qlinear inspect | validate | run | explore | explain | vectors."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | multipliers."""
 
 import argparse
 import csv
@@ -6,13 +6,13 @@ import io
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import describe, elements, engine, explore_page, oracle, vectors
+from qlinear import conventions, describe, edges, elements, engine, explore_page, oracle, vectors
 from qlinear.compare import Comparison
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
@@ -31,6 +31,7 @@ EXAMPLES = f"""examples:
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
   qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
+  qlinear multipliers models/resnet8_int8.onnx --convention cmsis-nn --c
 
 {STATUS_TABLE}"""
 
@@ -63,14 +64,19 @@ def inspect_command(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"model": str(args.model), "nodes": rows}, indent=2))
     elif args.csv:
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(rows[0]) if rows else ["node"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: printable(str(v)) for k, v in row.items()} for row in rows)
-        print(out.getvalue(), end="")
+        print(comma_separated(rows, "node"), end="")
     else:
         print(table(rows))
     return 0
+
+
+def comma_separated(rows: list[dict], empty: str) -> str:
+    """Rows as CSV; of none, a header with one column."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else [empty], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: printable(str(v)) for k, v in row.items()} for row in rows)
+    return out.getvalue()
 
 
 def validate_command(args: argparse.Namespace) -> int:
@@ -379,6 +385,154 @@ def write_vectors(args: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Programmed:
+    """A layer and what to program for it."""
+
+    name: str
+    folder: str  # as golden vectors call it
+    conv: Conv
+    requantizer: edges.Requantizer
+    factor: np.ndarray | None  # encoded instead of the convention's own
+    constants: conventions.Constants
+
+    @property
+    def bits(self) -> np.ndarray:
+        """The float32 factor's bits, uint32 (M,)."""
+        return self.conv.factor.view(np.uint32)
+
+
+def multipliers(args: argparse.Namespace) -> int:
+    """Print what to program for each output channel, in the convention of a runtime or a design."""
+    convention = conventions.convention(args.convention)
+    graph = fuse(load(args.model)).graph
+    if args.vectors:
+        check_apart(args.vectors, [args.model])
+    nodes = [graph.node(args.node)] if args.node else graph.nodes
+    layers = []
+    for index, node in enumerate(graph.nodes):
+        conv = edges.layer(graph, node) if node in nodes else None
+        if conv is None:
+            continue
+        try:
+            of = edges.requantizer(graph, node, ())
+            factor = conv.factor if args.factor == "float32" else None
+            made = convention.program(conv, factor)
+        except UnusableInput as error:
+            raise UnusableInput(
+                f"{args.model}: node {node.name}: {convention.name}: {error}"
+            ) from None
+        folder = vectors.folder_name(index, len(graph.nodes), node.name)
+        layers.append(Programmed(node.name, folder, conv, of, factor, made))
+    if not layers:
+        what = f"node {args.node} has" if args.node else "there are"
+        raise UnusableInput(
+            f"{args.model}: {what} no QLinearConv, QGemm or QLinearMatMul with constant weights "
+            "and a quantized output"
+        )
+    if args.vectors:
+        count = write_arrays(args.vectors, _step_arrays(convention, layers))
+        print(printable(f"wrote {args.vectors}: {count} arrays of {len(layers)} layers"))
+    elif args.json:
+        print(json.dumps(_multipliers_json(args, convention, layers), indent=2))
+    elif args.csv:
+        print(comma_separated([row for one in layers for row in _channel_rows(one)], ""), end="")
+    elif args.c:
+        print("".join(_multipliers_c(args, convention, layers)), end="")
+    else:
+        print(printable(f"{convention.title}: {convention.sentence}"))
+        for name, what in convention.constants.items():
+            print(f"{name}: {what}")
+        print(f"\n{table([row for one in layers for row in _channel_rows(one, most=3)])}")
+    return 0
+
+
+def _step_arrays(
+    convention: conventions.Convention, layers: list[Programmed]
+) -> Iterable[tuple[str, np.ndarray]]:
+    """Accumulators beside every step of the convention and of ONNX Runtime, with both outputs."""
+    for one in layers:
+        stage_2 = convention.of_layer(one.conv, one.factor)
+        found = edges.threshold_accumulators(one.requantizer, stage_2)
+        arrays = {k: v for k, v in found.items() if k not in ("y", "other")}
+        for name, values in {**arrays, "y": found["other"], "onnxruntime": found["y"]}.items():
+            yield f"{one.folder}/{name}", values
+        for name, values in one.constants.items():
+            yield f"{one.folder}/{name}", values
+
+
+def _plain_constants(constants: conventions.Constants) -> dict[str, list]:
+    """Constants as numbers; a float32 as the hexadecimal digits of its bits."""
+    return {
+        name: [f"0x{bits:08x}" for bits in v.view(np.uint32).tolist()]
+        if v.dtype == np.float32
+        else v.tolist()
+        for name, v in constants.items()
+    }
+
+
+def _channel_rows(one: Programmed, most: int | None = None) -> list[dict]:
+    """A row for each channel; of a list of numbers in a field, perhaps only the first."""
+
+    def field(value: list | int | str) -> int | str:
+        if not isinstance(value, list):
+            return value
+        if most is None or len(value) <= most:
+            return " ".join(map(str, value))
+        return f"{' '.join(map(str, value[:most]))} … {value[-1]} ({len(value)})"
+
+    plain = _plain_constants(one.constants)
+    return [
+        {
+            "layer": one.name,
+            "channel": m,
+            "factor": f"0x{bits:08x}",
+            **{name: field(values[m]) for name, values in plain.items()},
+        }
+        for m, bits in enumerate(one.bits.tolist())
+    ]
+
+
+def _multipliers_json(
+    args: argparse.Namespace, convention: conventions.Convention, layers: list[Programmed]
+) -> dict:
+    return {
+        "model": str(args.model),
+        "convention": convention.name,
+        "sentence": convention.sentence,
+        "constants": convention.constants,
+        "source": {"url": convention.url, "where": convention.source},
+        "layers": [
+            {
+                "layer": one.name,
+                "y_zero_point": int(one.conv.y_zero_point),
+                "factor": [f"0x{bits:08x}" for bits in one.bits.tolist()],
+                **_plain_constants(one.constants),
+            }
+            for one in layers
+        ],
+    }
+
+
+def _multipliers_c(
+    args: argparse.Namespace, convention: conventions.Convention, layers: list[Programmed]
+) -> Iterable[str]:
+    """A C header of static arrays; float32 as the bits of it."""
+    guard = f"QLINEAR_MULTIPLIERS_{vectors.safe(convention.name).upper()}_H"
+    yield f"/* {convention.title}; made by: python -m qlinear multipliers\n"
+    for name, what in convention.constants.items():
+        yield f" * {name}: {what}\n"
+    yield f" */\n#ifndef {guard}\n#define {guard}\n#include <stdint.h>\n\n"
+    for one in layers:
+        for name, values in one.constants.items():
+            bits = values.dtype == np.float32
+            yield from vectors.c_array(
+                f"L{one.folder}_{name}{'_bits' * bits}",
+                values.view(np.uint32) if bits else values,
+            )
+    yield "#endif\n"
+
+
 def word(text: str) -> int:
     """Bits of a packed word.
 
@@ -471,6 +625,26 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--prefix", action="store_true",
         help="begin names in C and Verilog with the layer's, so that layers go together",
+    )  # fmt: skip
+    one = add("multipliers", multipliers, inputs=False, images=False)
+    one.add_argument(
+        "--convention", default="onnxruntime", metavar="NAME",
+        help=f"one of {', '.join(conventions.CONVENTIONS)} (default: %(default)s)",
+    )  # fmt: skip
+    one.add_argument("--node", help="this node alone (default: every layer with weights)")
+    one.add_argument(
+        "--factor", choices=("own", "float32"), default="own",
+        help="encode the factor in the precision of the convention's users, or ONNX Runtime's "
+        "float32 factor (default: %(default)s)",
+    )  # fmt: skip
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--c", action="store_true", help="print a C header")
+    form.add_argument(
+        "--vectors", type=Path, metavar="FILE",
+        help="write a .npz file: the accumulators beside every step of this convention and of "
+        "ONNX Runtime, with both outputs",
     )  # fmt: skip
     return made
 
