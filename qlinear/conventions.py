@@ -327,6 +327,14 @@ CONVENTIONS = {
             "common.cc, MultiplyByQuantizedMultiplier",
         ),
         Convention(
+            "tflite-optimized", "TensorFlow Lite, optimized kernels on x86",
+            "The upper half of acc * multiplier is rounded half up; that is shifted right and "
+            "rounded again, half up.",
+            in_float64, encode_left, partial(two_roundings_left, rounding="half up"), _LEFT,
+            f"{_GITHUB}google/ruy",
+            "ruy/kernel_avx512.cc, Kernel8bitAvx512, apply_multiplier (TensorFlow Lite's products)",
+        ),
+        Convention(
             "tflite-single", "TensorFlow Lite, single rounding",
             f"{_ONE} What TFLITE_SINGLE_ROUNDING builds.",
             in_float64, encode_left, one_rounding_left, _LEFT,

@@ -31,7 +31,7 @@ from study.provenance import recorded
 # what each kernel was found to compute
 FOUND = {
     "LiteRT, reference kernels": "tflite",
-    "LiteRT, optimized kernels": "tflite-single",
+    "LiteRT, optimized kernels": "tflite-optimized",
     "LiteRT, XNNPACK (the default)": "xnnpack-fp32",
     "PyTorch, fbgemm": "fbgemm",
     "PyTorch, qnnpack": "pytorch-qnnpack",
