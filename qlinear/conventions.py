@@ -302,6 +302,7 @@ _TWO = (
 )
 _ONE = "acc * multiplier is kept whole and rounded once, half up."
 
+#: Every :class:`Convention` by its name on the command line.
 CONVENTIONS = {
     c.name: c
     for c in (

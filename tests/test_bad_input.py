@@ -63,7 +63,7 @@ def conv(tmp_path):
 
 def commands(model, out):
     """Every command line that reads a model."""
-    yield from ([name, model] for name in ("inspect", "validate", "explain"))
+    yield from ([name, model] for name in ("inspect", "validate", "explain", "multipliers"))
     yield ["vectors", model, "--out", out / "a" / "b"]
     yield ["run", model, "--out", out / "run.npz"]
 
