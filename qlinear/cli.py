@@ -419,9 +419,7 @@ def multipliers(args: argparse.Namespace) -> int:
             factor = conv.factor if args.factor == "float32" else None
             made = convention.program(conv, factor)
         except UnusableInput as error:
-            raise UnusableInput(
-                f"{args.model}: node {node.name}: {convention.name}: {error}"
-            ) from None
+            raise UnusableInput(f"{args.model}: node {node.name}: {error}") from None
         folder = vectors.folder_name(index, len(graph.nodes), node.name)
         layers.append(Programmed(node.name, folder, conv, of, factor, made))
     if not layers:

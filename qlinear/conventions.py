@@ -44,7 +44,10 @@ class Convention:
             UnusableInput: a factor is outside what the convention can hold; it names the channel.
         """
         factor = self.factor_of(conv) if factor is None else factor
-        return self.encode(factor, conv.y_zero_point)
+        try:
+            return self.encode(factor, conv.y_zero_point)
+        except UnusableInput as error:
+            raise UnusableInput(f"{self.name}: {error}") from None
 
     def factor_of(self, conv: Conv) -> np.ndarray:
         """x_scale * w_scale / y_scale of each channel in the convention's precision: (M,)."""
@@ -82,8 +85,8 @@ def require_factor(factor: np.ndarray, least: float, below: float) -> None:
     if outside.size:
         m = outside[0]
         raise UnusableInput(
-            f"channel {m} has the factor {factor[m]:.9g}; this convention takes {least:g} up to, "
-            f"not including, {below:g}"
+            f"channel {m} has the factor {factor[m]:.9g}: at least {least:g} and less than "
+            f"{below:g} needed"
         )
 
 
@@ -229,7 +232,7 @@ def encode_nvdla(factor: np.ndarray, y_zero_point: np.ndarray) -> Constants:
     behind the shift: the zero point goes into the offset, in units of the accumulator, rounded.
     """
     if np.asarray(y_zero_point).dtype != np.int8:
-        raise UnusableInput("y is uint8; the output converter of this convention saturates to int8")
+        raise UnusableInput("y is uint8: int8 needed, to which its output converter saturates")
     require_factor(factor, 2.0**-23, 2.0**14)  # so that the offset has 32 bits
     scale, truncate = requantizers.fixed_point(factor, 15)
     offset = np.rint(-int(y_zero_point) * np.ldexp(1.0, truncate) / scale)
