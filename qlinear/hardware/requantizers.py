@@ -122,6 +122,21 @@ def requantize_gemmlowp(
     Raises:
         ValueError: an accumulator that is shifted left passes 32 bits, which C leaves undefined.
     """
+    y = shift_right(*gemmlowp_product(acc, multiplier, shift), rounding)
+    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+
+
+def gemmlowp_product(
+    acc: np.ndarray, multiplier: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """gemmlowp's product after its first rounding, and the shift of the second: int64, int64.
+
+    Args:
+        as for :func:`requantize_gemmlowp`.
+
+    Raises:
+        ValueError: an accumulator that is shifted left passes 32 bits, which C leaves undefined.
+    """
     multiplier, shift = (per_channel(v, acc.ndim) for v in (multiplier, shift))
     wide = acc.astype(np.int64) << np.maximum(31 - shift, 0)
     if wide.size and not -(2**31) <= wide.min() <= wide.max() < 2**31:
@@ -129,8 +144,7 @@ def requantize_gemmlowp(
     # the saturation that the name speaks of needs both factors to be -2**31
     upper = shift_right(wide * multiplier, np.int64(31), "half up")
     # twice the value, shifted by one more, is the same number where nothing is left to shift
-    y = shift_right(2 * upper, np.maximum(shift - 30, 1), rounding)
-    return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
+    return 2 * upper, np.maximum(shift - 30, 1)
 
 
 def float32_parts(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
