@@ -1,4 +1,5 @@
-"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | multipliers."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | multipliers |
+diagnose."""
 
 import argparse
 import csv
@@ -6,18 +7,32 @@ import io
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from qlinear import conventions, describe, edges, elements, engine, explore_page, oracle, vectors
+from qlinear import (
+    conventions,
+    describe,
+    diagnose,
+    diagnose_report,
+    dumps,
+    elements,
+    engine,
+    explore_page,
+    mistakes,
+    multipliers,
+    oracle,
+    vectors,
+)
 from qlinear.compare import Comparison
+from qlinear.describe import table
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
-from qlinear.files import check_apart, write_arrays, write_text
-from qlinear.fuse import fuse
+from qlinear.files import check_apart, whole_file, write_arrays, write_text
+from qlinear.fuse import Network, fuse
 from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
@@ -32,20 +47,10 @@ EXAMPLES = f"""examples:
   qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
   qlinear multipliers models/resnet8_int8.onnx --convention cmsis-nn --c
+  qlinear diagnose models/resnet8_int8.onnx y.npy --node block1_conv1
+  qlinear diagnose MODEL.onnx dumps/ --input photo.png --html page.html
 
 {STATUS_TABLE}"""
-
-
-def table(rows: list[dict]) -> str:
-    """Rows as aligned text columns."""
-    if not rows:
-        return "(none)"
-    names = list(rows[0])
-    cells = [[printable(str(row[name])) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = [names, ["-" * width for width in widths], *cells]
-    joined = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in joined)
 
 
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
@@ -385,150 +390,108 @@ def write_vectors(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Programmed:
-    """A layer and what to program for it."""
-
-    name: str
-    folder: str  # as golden vectors call it
-    conv: Conv
-    requantizer: edges.Requantizer
-    factor: np.ndarray | None  # encoded instead of the convention's own
-    constants: conventions.Constants
-
-    @property
-    def bits(self) -> np.ndarray:
-        """The float32 factor's bits, uint32 (M,)."""
-        return self.conv.factor.view(np.uint32)
-
-
-def multipliers(args: argparse.Namespace) -> int:
+def multipliers_command(args: argparse.Namespace) -> int:
     """Print what to program for each output channel, in the convention of a runtime or a design."""
     convention = conventions.convention(args.convention)
-    graph = fuse(load(args.model)).graph
     if args.vectors:
         check_apart(args.vectors, [args.model])
-    nodes = [graph.node(args.node)] if args.node else graph.nodes
-    layers = []
-    for index, node in enumerate(graph.nodes):
-        conv = edges.layer(graph, node) if node in nodes else None
-        if conv is None:
-            continue
-        try:
-            of = edges.requantizer(graph, node, ())
-            factor = conv.factor if args.factor == "float32" else None
-            made = convention.program(conv, factor)
-        except UnusableInput as error:
-            raise UnusableInput(f"{args.model}: node {node.name}: {error}") from None
-        folder = vectors.folder_name(index, len(graph.nodes), node.name)
-        layers.append(Programmed(node.name, folder, conv, of, factor, made))
-    if not layers:
-        what = f"node {args.node} has" if args.node else "there are"
-        raise UnusableInput(
-            f"{args.model}: {what} no QLinearConv, QGemm or QLinearMatMul with constant weights "
-            "and a quantized output"
-        )
+    graph = fuse(load(args.model)).graph
+    layers = multipliers.programmed(
+        graph, convention, node=args.node, float32=args.factor == "float32"
+    )
     if args.vectors:
-        count = write_arrays(args.vectors, _step_arrays(convention, layers))
+        count = write_arrays(args.vectors, multipliers.step_arrays(convention, layers))
         print(printable(f"wrote {args.vectors}: {count} arrays of {len(layers)} layers"))
     elif args.json:
-        print(json.dumps(_multipliers_json(args, convention, layers), indent=2))
+        record = {"model": str(args.model), **multipliers.as_json(convention, layers)}
+        print(json.dumps(record, indent=2))
     elif args.csv:
-        print(comma_separated([row for one in layers for row in _channel_rows(one)], ""), end="")
+        print(comma_separated(multipliers.rows(layers), "layer"), end="")
     elif args.c:
-        print("".join(_multipliers_c(args, convention, layers)), end="")
+        print("".join(multipliers.header(convention, layers)), end="")
     else:
         print(printable(f"{convention.title}: {convention.sentence}"))
         for name, what in convention.constants.items():
             print(f"{name}: {what}")
-        print(f"\n{table([row for one in layers for row in _channel_rows(one, most=3)])}")
+        print(f"\n{table(multipliers.rows(layers, most=3))}")
     return 0
 
 
-def _step_arrays(
-    convention: conventions.Convention, layers: list[Programmed]
-) -> Iterable[tuple[str, np.ndarray]]:
-    """Accumulators beside every step of the convention and of ONNX Runtime, with both outputs."""
-    for one in layers:
-        stage_2 = convention.of_layer(one.conv, one.factor)
-        found = edges.threshold_accumulators(one.requantizer, stage_2)
-        arrays = {k: v for k, v in found.items() if k not in ("y", "other")}
-        for name, values in {**arrays, "y": found["other"], "onnxruntime": found["y"]}.items():
-            yield f"{one.folder}/{name}", values
-        for name, values in one.constants.items():
-            yield f"{one.folder}/{name}", values
+def diagnose_command(args: argparse.Namespace) -> int:
+    """Compare a dump of your hardware or kernel with ONNX Runtime: where it differs, and why."""
+    model = load(args.model)
+    files = [text for text in args.dump if "=" not in text or Path(text).exists()]
+    read = [*files, *(text.partition("=")[2] for text in args.dump), *args.input]
+    if args.x:
+        read.append(str(args.x))
+    for out in filter(None, (args.html, args.apart)):
+        check_apart(out, [args.model, *map(Path, filter(None, read))])
+    feeds = read_feeds(model, args.input, args.images)
+    if len(feeds) != 1:
+        raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    network = oracle.settle(model, feeds[0].values)
+    tensor = _tensor_of(network, args.node) if args.node else ""
+    values = diagnose.ort_values(network, feeds[0], network.graph.nodes)
+    found = dumps.collect(
+        args.dump, network.graph, values, tensor=tensor, layout=args.layout, kind=args.dtype,
+        model_sha256=vectors.sha256_of(model),
+    )  # fmt: skip
+    x = _theirs(args, network, values, {dump.tensor for dump in found}) if args.x else None
+
+    def bar(steps: Iterable, title: str, total: int) -> Iterable:
+        return tqdm(steps, title, total, unit="mistake", leave=False, disable=None, delay=1)
+
+    report = diagnose.diagnose(network, feeds[0], found, x=x, values=values, progress=bar)
+    if args.html:
+        write_text(args.html, diagnose_report.html(report))
+    apart = report.apart.x if report.apart else None
+    if args.apart and apart is not None:
+        with whole_file(args.apart) as partial, partial.open("wb") as file:
+            np.save(file, apart)
+    if args.json:
+        print(json.dumps(report.as_json(), indent=2))
+        return report.status
+    print(diagnose_report.text(report))
+    for out, made in ((args.html, True), (args.apart, apart is not None)):
+        if out:
+            print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
+    return report.status
 
 
-def _plain_constants(constants: conventions.Constants) -> dict[str, list]:
-    """Constants as numbers; a float32 as the hexadecimal digits of its bits."""
-    return {
-        name: [f"0x{bits:08x}" for bits in v.view(np.uint32).tolist()]
-        if v.dtype == np.float32
-        else v.tolist()
-        for name, v in constants.items()
-    }
+def _tensor_of(network: Network, name: str) -> str:
+    """The tensor of a node or of a tensor's name, with or without the quantizer's ending."""
+    known = dumps.tensors_by_name(network.graph)
+    if name in known:
+        return known[name]
+    return next(output for output in network.node(name).outputs if output)
 
 
-def _channel_rows(one: Programmed, most: int | None = None) -> list[dict]:
-    """A row for each channel; of a list of numbers in a field, perhaps only the first."""
-
-    def field(value: list | int | str) -> int | str:
-        if not isinstance(value, list):
-            return value
-        if most is None or len(value) <= most:
-            return " ".join(map(str, value))
-        return f"{' '.join(map(str, value[:most]))} … {value[-1]} ({len(value)})"
-
-    plain = _plain_constants(one.constants)
-    return [
-        {
-            "layer": one.name,
-            "channel": m,
-            "factor": f"0x{bits:08x}",
-            **{name: field(values[m]) for name, values in plain.items()},
-        }
-        for m, bits in enumerate(one.bits.tolist())
-    ]
+def _theirs(
+    args: argparse.Namespace, network: Network, values: dict, tensors: set[str]
+) -> np.ndarray:
+    """The layer's own input, from --x, in the type and shape of ONNX Runtime's."""
+    if len(tensors) != 1:
+        raise UnusableInput(f"--x {args.x}: it is the input of one node; the dump has several")
+    (node,) = [n for n in network.graph.nodes if tensors & set(n.outputs)]
+    name = node.inputs[0]
+    if name in network.graph.constants or name not in values:
+        raise UnusableInput(f"--x {args.x}: {node.name} has no input that could differ")
+    (dump,) = dumps.collect(
+        [str(args.x)], network.graph, values, tensor=name, layout=args.layout, kind=args.dtype
+    )  # fmt: skip
+    x = dump.readings[0].values.astype(values[name].dtype)
+    if (x.astype(np.float64) != dump.readings[0].values).any():
+        raise UnusableInput(f"{args.x}: holds values that {name}, {x.dtype}, cannot have")
+    return x
 
 
-def _multipliers_json(
-    args: argparse.Namespace, convention: conventions.Convention, layers: list[Programmed]
-) -> dict:
-    return {
-        "model": str(args.model),
-        "convention": convention.name,
-        "sentence": convention.sentence,
-        "constants": convention.constants,
-        "source": {"url": convention.url, "where": convention.source},
-        "layers": [
-            {
-                "layer": one.name,
-                "y_zero_point": int(one.conv.y_zero_point),
-                "factor": [f"0x{bits:08x}" for bits in one.bits.tolist()],
-                **_plain_constants(one.constants),
-            }
-            for one in layers
-        ],
-    }
+class ShowCatalogue(argparse.Action):
+    """--catalogue: print every mistake that is known, and end, as --help does."""
 
-
-def _multipliers_c(
-    args: argparse.Namespace, convention: conventions.Convention, layers: list[Programmed]
-) -> Iterable[str]:
-    """A C header of static arrays; float32 as the bits of it."""
-    guard = f"QLINEAR_MULTIPLIERS_{vectors.safe(convention.name).upper()}_H"
-    yield f"/* {convention.title}; made by: python -m qlinear multipliers\n"
-    for name, what in convention.constants.items():
-        yield f" * {name}: {what}\n"
-    yield f" */\n#ifndef {guard}\n#define {guard}\n#include <stdint.h>\n\n"
-    for one in layers:
-        for name, values in one.constants.items():
-            bits = values.dtype == np.float32
-            yield from vectors.c_array(
-                f"L{one.folder}_{name}{'_bits' * bits}",
-                values.view(np.uint32) if bits else values,
-            )
-    yield "#endif\n"
+    def __call__(self, parser, namespace, values, option_string=None):
+        shown = [{k: row[k] for k in ("mistake", "kind", "what")} for row in mistakes.rows()]
+        print(table(shown))
+        parser.exit()
 
 
 def word(text: str) -> int:
@@ -624,7 +587,7 @@ def parser() -> argparse.ArgumentParser:
         "--prefix", action="store_true",
         help="begin names in C and Verilog with the layer's, so that layers go together",
     )  # fmt: skip
-    one = add("multipliers", multipliers, inputs=False, images=False)
+    one = add("multipliers", multipliers_command, inputs=False, images=False)
     one.add_argument(
         "--convention", default="onnxruntime", metavar="NAME",
         help=f"one of {', '.join(conventions.CONVENTIONS)} (default: %(default)s)",
@@ -644,6 +607,32 @@ def parser() -> argparse.ArgumentParser:
         help="write a .npz file: the accumulators beside every step of this convention and of "
         "ONNX Runtime, with both outputs",
     )  # fmt: skip
+    one = add("diagnose", diagnose_command)
+    one.add_argument(
+        "dump", nargs="+", metavar="DUMP",
+        help="what was computed: .npy, .npz, hex text, raw binary (.bin) or .csv, one tensor each; "
+        "NAME=FILE; or a folder of them, named as tensors or nodes, in the graph's order, or with "
+        "the manifest of vectors",
+    )  # fmt: skip
+    one.add_argument("--node", help="the node, or tensor, that every DUMP is of")
+    one.add_argument("--x", type=Path, metavar="FILE",
+                     help="the node's own first input, where it is not ONNX Runtime's")  # fmt: skip
+    one.add_argument(
+        "--layout", metavar="LAYOUT",
+        help="order of a dump's elements: NCHW, NHWC, or NCHWc as NCHW16c (default: as a file's "
+        "shape or manifest says, else NCHW)",
+    )  # fmt: skip
+    one.add_argument("--dtype", choices=dumps.TYPES,
+                     help="type of an element in binary or hex (default: by size)")  # fmt: skip
+    one.add_argument("--html", type=Path, metavar="FILE",
+                     help="also write a page: heat maps, and the explorer")  # fmt: skip
+    one.add_argument(
+        "--apart", type=Path, metavar="FILE",
+        help="also write, as .npy, an input of the node on which equal explanations differ",
+    )  # fmt: skip
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--catalogue", nargs=0, action=ShowCatalogue,
+                     help="print the mistakes that are known, and exit")  # fmt: skip
     return made
 
 

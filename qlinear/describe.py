@@ -10,7 +10,7 @@ import json
 import numpy as np
 
 from qlinear import ort
-from qlinear.errors import UnusableInput
+from qlinear.errors import UnusableInput, printable
 from qlinear.fuse import Network
 from qlinear.onnx_model import Model, Node
 from qlinear.operators.arithmetic import signed_bits
@@ -18,6 +18,18 @@ from qlinear.operators.arithmetic import signed_bits
 VERSION = 2
 # inputs of the quantized operators that hold weights
 WEIGHTS = ("w", "W", "b", "B")
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as aligned text columns."""
+    if not rows:
+        return "(none)"
+    names = list(rows[0])
+    cells = [[printable(str(row[name])) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [names, ["-" * width for width in widths], *cells]
+    joined = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in joined)
 
 
 def value(constant: np.ndarray) -> str:

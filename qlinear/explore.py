@@ -184,13 +184,16 @@ def page_data(
     }
 
 
-def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) -> str:
+def html(
+    data: dict, *, title: str, start: str = "", notes: Sequence[str] = (), above: str = ""
+) -> str:
     """One page with everything inside: it opens from a file, without a network, and in a frame.
 
     Args:
         data: of :func:`page_data`, its values included.
         start: the element that is shown first, as an address names it.
         notes: what the page says of itself, a paragraph each.
+        above: HTML between the title and the explorer.
     """
     scripts = [
         f"window.QLINEAR_EXPLORER = {in_script(data)};",
@@ -206,6 +209,7 @@ def html(data: dict, *, title: str, start: str = "", notes: Sequence[str] = ()) 
             f"<style>\n{packaged(STYLE)}</style>",
             '</head>\n<body class="explorer-page">\n<main>',
             f"<h1>{escape(title)}</h1>",
+            above,
             f'<div data-explorer data-linked data-start="{escape(start)}">',
             "<p>The explorer needs JavaScript.</p></div>",
             *(f'<p class="explorer-note">{escape(note)}</p>' for note in notes),
@@ -271,14 +275,14 @@ def _run(run: Run, around: Collection[str], tensors: dict) -> dict:
     }
     return {
         "name": run.name,
-        "picture": _png(run.picture) if run.picture is not None else "",
+        "picture": png(run.picture) if run.picture is not None else "",
         "arguments": None if run.arguments is None else shlex.join(run.arguments),
         "shapes": shapes,
         "values": {name: stored(value) for name, value in values.items()},
     }
 
 
-def _png(pixels: np.ndarray) -> str:
+def png(pixels: np.ndarray) -> str:
     """An image as a data address, lossless."""
     from PIL import Image
 

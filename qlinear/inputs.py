@@ -3,7 +3,7 @@
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ def _named_by(model: Model, path: str) -> list[str]:
     """The inputs that a file is for, if none is named."""
     inputs = ", ".join(model.inputs) or "none"
     if path.endswith(".npz"):
-        there = _names_in(Path(path))
+        there = names_in(Path(path))
         names = [name for name in model.inputs if name in there]
         if not names:
             held = ", ".join(there) or "nothing"
@@ -127,14 +127,14 @@ def _named_by(model: Model, path: str) -> list[str]:
     return list(model.inputs)
 
 
-def _names_in(path: Path) -> list[str]:
+def names_in(path: Path) -> list[str]:
     """The names of a .npz archive's arrays; the arrays are not read."""
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path), zipfile.ZipFile(path) as archive:
         return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn what a damaged file makes its readers raise into one line."""
     require_regular(path)
     try:
@@ -148,11 +148,15 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _load(path: Path, name: str, shape: tuple) -> np.ndarray:
     """A .npy array, or one array of a .npz archive; never code, and nothing that does not fit."""
-    with _reading(path), path.open("rb") as file:
+
+    def fits(have: tuple) -> None:
+        _check_fits(have, name, shape, path)
+
+    with reading(path), path.open("rb") as file:
         start = file.read(len(np.lib.format.MAGIC_PREFIX))
         file.seek(0)
         if start == np.lib.format.MAGIC_PREFIX:
-            return _array(file, path.stat().st_size, name, shape, path)
+            return read_npy(file, path.stat().st_size, path, fits)
         if not zipfile.is_zipfile(file):
             raise UnusableInput(f"{path}: neither a .npy nor a whole .npz file")
         with zipfile.ZipFile(file) as archive:
@@ -161,18 +165,28 @@ def _load(path: Path, name: str, shape: tuple) -> np.ndarray:
                 raise UnusableInput(f"{path}: holds {held}, not {name}")
             size = archive.getinfo(f"{name}.npy").file_size
             with archive.open(f"{name}.npy") as member:
-                return _array(member, size, name, shape, path)
+                return read_npy(member, size, path, fits)
 
 
-def _array(file: BinaryIO, size: int, name: str, shape: tuple, path: Path) -> np.ndarray:
-    """An array from its file of ``size`` bytes; its header is believed only as far as it fits."""
+def read_npy(
+    file: BinaryIO, size: int, path: Path, check: Callable[[tuple], None] = lambda shape: None
+) -> np.ndarray:
+    """An array from its file of ``size`` bytes; its header is believed only as far as it fits.
+
+    Args:
+        path: that messages name.
+        check: refuses a shape before any value is read.
+
+    Raises:
+        UnusableInput: it holds no plain numbers, is cut, or is larger than ``LARGEST``.
+    """
     version = np.lib.format.read_magic(file)
     second = version > (1, 0)
     read = np.lib.format.read_array_header_2_0 if second else np.lib.format.read_array_header_1_0
     have, _, dtype = read(file)
     if dtype.hasobject:
         raise UnusableInput(f"{path}: holds Python objects; numbers needed")
-    _check_fits(have, name, shape, path)
+    check(have)
     declared = int(np.prod(have, dtype=object)) * dtype.itemsize
     if declared > size - file.tell():
         raise UnusableInput(f"{path}: cut: {declared} bytes of values announced, fewer are there")

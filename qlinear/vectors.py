@@ -399,7 +399,7 @@ def write(
         manifest = {
             "version": VERSION,
             "model": network.file.path.name,
-            "model_sha256": _sha256(network.file),
+            "model_sha256": sha256_of(network.file),
             "onnxruntime": onnxruntime.__version__,
             "session": str(network.settings),
             "images": len(images),
@@ -432,7 +432,8 @@ def _format(nodes: list[Node], images: int, options: Options) -> dict[str, str]:
     return FORMAT | {name: text for name, text in MORE.items() if there[name]}
 
 
-def _sha256(model: Model) -> str:
+def sha256_of(model: Model) -> str:
+    """Of a model's file, in hexadecimal digits."""
     raw = model.source if isinstance(model.source, bytes) else Path(model.source).read_bytes()
     return hashlib.sha256(raw).hexdigest()
 
