@@ -59,6 +59,8 @@ class Sum:
     # (columns (N, taps, positions), rows (M, taps), bias (M,)) to sums (N, M, positions)
     collect: Callable[..., np.ndarray] | None = None
     finish: Callable[[np.ndarray], np.ndarray] | None = None  # what the register does to acc
+    # of the outputs that are computed, the positions on each axis; by default all
+    sample: tuple[np.ndarray, ...] | None = None
 
     @cached_property
     def terms(self) -> np.ndarray:
@@ -76,12 +78,27 @@ class Sum:
         rows = self.w.reshape(len(self.w), -1).astype(np.int32) - self.w_zero[:, None]
         return rows.astype(np.int32).reshape(self.geo.group, -1, rows.shape[1])
 
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The shape of acc, without images and channels."""
+        return self.geo.out if self.sample is None else self.sample[0].shape
+
+    def columns(self, dtype: type) -> np.ndarray:
+        """Every window as a column: (N, group, taps, positions)."""
+        terms = self.terms.astype(dtype)
+        if self.sample is None:
+            return qc.patches(terms, self.geo)
+        picked = qc.windows(terms, self.geo)[(slice(None), slice(None), *self.sample)]
+        picked = picked.reshape(len(picked), self.geo.group, -1, *picked.shape[2:])
+        picked = np.moveaxis(picked, 3, -1)  # (N, group, channels, kernel..., positions)
+        return picked.reshape(*picked.shape[:2], -1, picked.shape[-1])
+
     @cached_property
     def acc(self) -> np.ndarray:
-        """int32 (N, M, out...)."""
-        shape = len(self.x), len(self.w), *self.geo.out
+        """int32 (N, M, out...), or (N, M, positions) of a sample."""
+        shape = len(self.x), len(self.w), *self.positions
         if self.collect is not None:
-            columns = qc.patches(self.terms, self.geo)
+            columns = self.columns(np.int32)
             bias = self.bias.reshape(self.geo.group, -1)
             parts = [
                 self.collect(columns[:, g], self.rows[g], bias[g]) for g in range(self.geo.group)
@@ -91,7 +108,7 @@ class Sum:
             largest = int(np.abs(self.terms).max(initial=0))
             bound = largest * int(np.abs(self.rows).sum(axis=2, dtype=np.int64).max())
             dtype = ar.exact_float(bound)
-            columns = qc.patches(self.terms.astype(dtype), self.geo)
+            columns = self.columns(dtype)
             sums = ar.to_int32(self.rows.astype(dtype) @ columns, bound).reshape(shape)
             acc = sums.astype(np.int64) + ar.per_channel(self.bias, sums.ndim)
         acc = acc if self.finish is None else self.finish(acc)

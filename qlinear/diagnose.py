@@ -18,7 +18,7 @@ from qlinear.dumps import Dump, Reading
 from qlinear.errors import Refused, UnusableInput
 from qlinear.fuse import Network
 from qlinear.inputs import Feed
-from qlinear.mistakes import CATALOGUE, Mistake
+from qlinear.mistakes import CATALOGUE, OUT, Mistake
 from qlinear.onnx_model import Model, Node
 from qlinear.quantized import reads
 
@@ -27,7 +27,8 @@ EQUAL, EXPLAINED, PARTLY, FLIPS, UNEXPLAINED = (
 )  # fmt: skip
 STATUS = {EQUAL: 0, EXPLAINED: 1, PARTLY: 1, FLIPS: 1, UNEXPLAINED: 1}
 SEEDS = 3  # mistakes on top of which others are tried, chosen by what they leave; as many by shape
-LARGE = 50_000_000  # products of a layer from which the slowest mistakes are not tried in pairs
+SAMPLE = 128  # positions of a large layer at which a design is tried first
+WORTH = 0.8  # of what one mistake leaves of a sample, two may leave at most to be computed whole
 SLOW = ("accumulator saturates at every product", "accumulator saturates after tiles",
         "pairs saturate at 16 bits")  # fmt: skip
 
@@ -133,20 +134,20 @@ class Place:
 
 
 def places(design: Design, y: np.ndarray, wrong: np.ndarray) -> list[Place]:
-    """The kinds of elements that hold every mismatch, but for such as hold everything.
+    """The kinds of elements that hold every mismatch, but for such as hold nearly everything.
 
     Args:
         y: ONNX Runtime's output; wrong: bool, of its shape.
     """
     masks = _masks(design, y)
     if y.ndim > 2 and wrong.any():
-        channels = wrong.any(axis=(0, *range(2, y.ndim)))
-        if channels.sum() <= max(1, y.shape[1] // 4):
-            named = ", ".join(map(str, np.flatnonzero(channels)[:8]))
-            more = f" and {channels.sum() - 8} more" if channels.sum() > 8 else ""
-            one = np.zeros(y.shape, bool)
-            one[:, channels] = True
-            masks[f"channel{'s' * (channels.sum() > 1)} {named}{more}"] = one
+        channels = np.flatnonzero(wrong.any(axis=(0, *range(2, y.ndim))))
+        if len(channels) <= max(1, y.shape[1] // 4):
+            named = ", ".join(map(str, channels[:8]))
+            more = f" and {len(channels) - 8} more" if len(channels) > 8 else ""
+            some = np.zeros(y.shape, bool)
+            some[:, channels] = True
+            masks[f"channel{'' if len(channels) == 1 else 's'} {named}{more}"] = some
     if isinstance(design.first, Sum | Pool) and wrong.any():
         size = np.abs(design.first.acc.reshape(y.shape).astype(np.int64))
         bits = int(size[wrong].min()).bit_length()
@@ -155,7 +156,7 @@ def places(design: Design, y: np.ndarray, wrong: np.ndarray) -> list[Place]:
     total, found = int(np.count_nonzero(wrong)), []
     for name, mask in masks.items():
         inside, of = int(np.count_nonzero(wrong & mask)), int(np.count_nonzero(mask))
-        if total and inside == total and of < y.size:
+        if total and inside == total and of < 0.9 * y.size:
             found.append(Place(name, inside, of))
     return sorted(found, key=lambda place: place.elements)
 
@@ -284,6 +285,71 @@ class Tried:
     pairs: int  # of these, with two mistakes
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One or two mistakes that were tried on a layer."""
+
+    left: int  # elements of the dump that they leave
+    alike: float  # how the outcome correlates with the dump
+    steps: tuple[Step, ...]
+    design: Design
+    family: int  # how many variants were tried beside this one
+
+
+def _left(design: Design, targets: Sequence[Target]) -> tuple[int, list[np.ndarray]]:
+    """How many elements of the dumps a design leaves, and what it gives."""
+    outcomes = [target.of(design) for target in targets]
+    pairs = zip(outcomes, targets, strict=True)
+    left = sum(int(np.count_nonzero(_differ(o, t.reading.values))) for o, t in pairs)
+    return left, outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some positions of a large layer, most of them such as a design does not explain.
+
+    What leaves as much of them as that design is not computed whole.
+    """
+
+    design: Design  # the right one, at these positions
+    targets: tuple[Target, ...]
+
+    def left(self, design: Design) -> int:
+        return _left(design, self.targets)[0]
+
+
+def sample_of(
+    design: Design, targets: Sequence[Target], outcomes: Sequence[np.ndarray]
+) -> Sample | None:
+    """A sample of a layer; None of one that is not large.
+
+    Args:
+        design: the right one.
+        outcomes: what another has in each target's place; the sample is of where it is wrong.
+    """
+    first = design.first
+    if not isinstance(first, Sum) or int(np.prod(first.geo.out)) < 4 * SAMPLE:
+        return None
+    channels = (len(first.x), len(first.w), -1)
+    wrong = [_differ(o, t.reading.values) for o, t in zip(outcomes, targets, strict=True)]
+    wrong = np.any([w.reshape(channels).any(axis=(0, 1)) for w in wrong], axis=0)
+    chosen = [
+        where[np.linspace(0, len(where) - 1, min(count, len(where))).astype(int)]
+        for where, count in ((np.flatnonzero(wrong), 3 * SAMPLE // 4),
+                             (np.arange(len(wrong)), SAMPLE // 4))
+    ]  # fmt: skip
+    flat = np.unique(np.concatenate(chosen))
+    sample = tuple(np.unravel_index(flat, first.geo.out))
+    small = replace(design, first=replace(first, sample=sample), shape=(*channels[:2], len(flat)))
+    small_targets = []
+    for target in targets:
+        values = target.reading.values.reshape(channels)[..., flat]
+        expected = target.expected.reshape(channels)[..., flat]
+        small_reading = replace(target.reading, values=values)
+        small_targets.append(replace(target, expected=expected, reading=small_reading))
+    return Sample(small, tuple(small_targets))
+
+
 def explain(design: Design, targets: Sequence[Target], progress: Progress | None = None) -> Tried:
     """Try the catalogue on a layer, alone and, where none explains all, in pairs.
 
@@ -293,29 +359,33 @@ def explain(design: Design, targets: Sequence[Target], progress: Progress | None
         progress: wraps what is tried; it is told a title and how many.
     """
     progress = progress or (lambda steps, title, total: steps)
-    before = sum(int(np.count_nonzero(target.wrong)) for target in targets)
-    right = [target.of(design) for target in targets]
-    scored: list[tuple[int, float, tuple[Step, ...], Design]] = []
+    before, right = _left(design, targets)
+    sample = sample_of(design, targets, right)
+    scored: list[Scored] = []
     invisible, excluded, elsewhere, count = [], [], [], 0
     for mistake in progress(CATALOGUE, "trying mistakes", len(CATALOGUE)):
         variants = mistake.designs(design)
+        small = mistake.designs(sample.design) if sample and mistake.kind != OUT else {}
         best, seen = before, False
         for label, changed in variants.items():
-            outcomes = _outcomes(changed, targets)
             count += 1
+            if sample and not _worth(sample, design, changed, small.get(label), mistake):
+                seen = True
+                continue
+            left, outcomes = _left(changed, targets)
             if all((o == r).all() for o, r in zip(outcomes, right, strict=True)):
                 continue
-            seen = True
-            left = _left(outcomes, targets)
-            best = min(best, left)
-            scored.append((left, _likeness(outcomes, targets), ((mistake, label),), changed))
+            seen, best = True, min(best, left)
+            alike = _likeness(outcomes, targets)
+            steps = ((mistake, label),)
+            scored.append(Scored(left, alike, steps, changed, len(variants)))
         if not variants:
             elsewhere.append(mistake.name)
         elif not seen:
             invisible.append(mistake.name)
         elif best == before:
             excluded.append(mistake.name)
-    found = _grouped([s for s in scored if s[0] < before])
+    found = _grouped(each for each in scored if each.left < before)
     pairs = 0
     if not found or found[0].unexplained:
         two, pairs = _pairs(design, targets, scored, before, progress)
@@ -325,93 +395,123 @@ def explain(design: Design, targets: Sequence[Target], progress: Progress | None
     )
 
 
-def _outcomes(design: Design, targets: Sequence[Target]) -> list[np.ndarray]:
-    return [target.of(design) for target in targets]
+def _worth(
+    sample: Sample, design: Design, changed: Design, small: Design | None, mistake: Mistake
+) -> bool:
+    """Whether a mistake of a large layer is worth to be computed whole.
 
-
-def _left(outcomes: list[np.ndarray], targets: Sequence[Target]) -> int:
-    pairs = zip(outcomes, targets, strict=True)
-    return sum(int(np.count_nonzero(_differ(o, t.reading.values))) for o, t in pairs)
+    It is if it leaves less of the sample than there is. Stage 2 alone is cheap in any case. What
+    changes nothing of the sample may be visible elsewhere; only the slowest mistakes are not tried.
+    """
+    if mistake.kind == OUT or changed.first is design.first:
+        return True
+    if small is None:
+        return mistake.name not in SLOW
+    if sample.left(small) < sample.left(sample.design):
+        return True
+    pairs = ((target.of(small), target.of(sample.design)) for target in sample.targets)
+    return mistake.name not in SLOW and all((a == b).all() for a, b in pairs)
 
 
 def _likeness(outcomes: list[np.ndarray], targets: Sequence[Target]) -> float:
     """The least correlation: near 1 where another mistake moves every element alike."""
     found = []
     for outcome, target in zip(outcomes, targets, strict=True):
-        a, b = outcome.ravel().astype(np.float64), target.reading.values.ravel().astype(np.float64)
+        step = -(-outcome.size // 20_000)
+        a, b = (v.ravel()[::step].astype(np.float64) for v in (outcome, target.reading.values))
         a, b = a - a.mean(), b - b.mean()
-        size = np.sqrt((a @ a) * (b @ b))
-        found.append(float(a @ b / size) if size > 0 and np.isfinite(size) else 0.0)
+        size = np.sqrt((a * a).sum() * (b * b).sum())
+        found.append(float((a * b).sum() / size) if size > 0 and np.isfinite(size) else 0.0)
     return min(found)
 
 
-def _grouped(scored: list) -> list[Explanation]:
-    """One explanation for each mistake or pair: the variants that leave the least."""
+def _grouped(scored: Iterable[Scored]) -> list[Explanation]:
+    """One explanation for each mistake or pair: the variants that leave the least.
+
+    Of those that leave as much, what has fewer variants comes first: it could explain less.
+    """
     order = {mistake.name: i for i, mistake in enumerate(CATALOGUE)}
-    best: dict[tuple, list] = {}
-    for left, _, steps, design in scored:
-        key = tuple(mistake.name for mistake, _ in steps)
-        if key not in best or left < best[key][0]:
-            best[key] = [left, [], steps, design]
-        if left == best[key][0]:
-            best[key][1].append("; ".join(label for _, label in steps if label))
-    found = [
-        Explanation(steps, tuple(labels), left, design)
-        for left, labels, steps, design in best.values()
+    best: dict[tuple, list[Scored]] = {}
+    for each in scored:
+        alike = best.setdefault(tuple(mistake.name for mistake, _ in each.steps), [])
+        if alike and each.left < alike[0].left:
+            alike.clear()
+        if not alike or each.left == alike[0].left:
+            alike.append(each)
+    ranked = sorted(
+        best.items(),
+        key=lambda pair: (pair[1][0].left, pair[1][0].family, *(order[name] for name in pair[0])),
+    )
+    return [
+        Explanation(
+            alike[0].steps,
+            tuple("; ".join(label for _, label in each.steps if label) for each in alike),
+            alike[0].left,
+            alike[0].design,
+        )
+        for _, alike in ranked
     ]
-    return sorted(found, key=lambda e: (e.unexplained, *(order[m.name] for m, _ in e.steps)))
 
 
 def _pairs(
-    design: Design, targets: Sequence[Target], scored: list, before: int, progress: Progress
+    design: Design,
+    targets: Sequence[Target],
+    scored: list[Scored],
+    before: int,
+    progress: Progress,
 ) -> tuple[list[Explanation], int]:
     """Mistakes on top of the few single ones that come nearest, by count and by likeness."""
-    nearest = sorted((s for s in scored if s[0] < before), key=lambda s: s[0])
-    alike = sorted((s for s in scored if s[1] > 0.5), key=lambda s: -s[1])
-    seeds: dict[str, tuple] = {}
+    nearest = sorted((each for each in scored if each.left < before), key=lambda each: each.left)
+    alike = sorted((each for each in scored if each.alike > 0.5), key=lambda each: -each.alike)
+    seeds: dict[str, Scored] = {}
     for ranked in (nearest, alike):
         taken = 0
         for each in ranked:
-            name = each[2][0][0].name
+            name = each.steps[0][0].name
             if taken < SEEDS and name not in seeds:
                 seeds[name] = each
                 taken += 1
-    found, count = [], 0
+    found, count, solved, current = [], 0, None, None
     work = [(seed, mistake) for seed in seeds.values() for mistake in CATALOGUE]
-    solved = None
-    for (left, _, (step,), changed), mistake in progress(work, "trying pairs", len(work)):
-        if solved not in (None, step[0].name) or mistake is step[0]:
+    for seed, mistake in progress(work, "trying pairs", len(work)):
+        ((one, _),) = seed.steps
+        if solved not in (None, one.name) or mistake is one:
             continue  # another seed has explained all
-        if mistake.name in SLOW and _products(design) > LARGE:
-            continue
-        for steps, both in _both(design, step, changed, mistake):
-            outcomes = _outcomes(both, targets)
+        if seed is not current:
+            current, sample = seed, sample_of(design, targets, _left(seed.design, targets)[1])
+            small_seed = sample and one.designs(sample.design).get(seed.steps[0][1])
+            most = WORTH * sample.left(small_seed) if small_seed else 0
+        pairs = list(_both(design, seed, seed.design, mistake))
+        small = {}
+        if small_seed and OUT not in (mistake.kind, one.kind):
+            small = dict(_both(sample.design, seed, small_seed, mistake))
+        for steps, both in pairs:
             count += 1
-            remains = _left(outcomes, targets)
-            if remains < min(left, before):
-                found.append((remains, 0.0, steps, both))
-            if not remains:
-                solved = step[0].name
+            if steps in small and sample.left(small[steps]) > most:
+                continue
+            if steps not in small and sample and mistake.name in SLOW:
+                continue
+            left, _ = _left(both, targets)
+            if left < min(seed.left, before):
+                found.append(Scored(left, 0.0, steps, both, seed.family * len(pairs)))
+            if not left:
+                solved = one.name
     return _grouped(found), count
 
 
-def _products(design: Design) -> int:
-    first = design.first
-    return first.w[0].size * first.acc.size if isinstance(first, Sum) else 0
-
-
 def _both(
-    design: Design, step: Step, changed: Design, mistake: Mistake
+    design: Design, seed: Scored, changed: Design, mistake: Mistake
 ) -> Iterable[tuple[tuple[Step, Step], Design]]:
     """A mistake beside one that is there already, in the order of the stages."""
-    if CATALOGUE.index(mistake) > CATALOGUE.index(step[0]):
+    ((one, variant),) = seed.steps
+    if CATALOGUE.index(mistake) > CATALOGUE.index(one):
         for label, both in mistake.designs(changed).items():
-            yield (step, (mistake, label)), both
+            yield ((one, variant), (mistake, label)), both
         return
     for label, earlier in mistake.designs(design).items():
-        both = step[0].designs(earlier).get(step[1])
+        both = one.designs(earlier).get(variant)
         if both is not None:
-            yield ((mistake, label), step), both
+            yield ((mistake, label), (one, variant)), both
 
 
 def chance(design: Design, target: Target, tried: Tried) -> str:

@@ -1,5 +1,6 @@
 """A diagnosis as text for a terminal, and as a page with heat maps and the explorer."""
 
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from urllib.parse import urlencode
@@ -143,17 +144,17 @@ def _reasons(report: Report) -> str:
             if others:
                 some = "; ".join(others[:4]) + (f"; and {len(others) - 4} more" * (len(others) > 4))
                 lines.append(f"    as well: {some}")
-            lines.append(f"    {each.sentence}")
+            lines += [f"  {line}" for line in _wrapped(each.sentence)]
             lines += [f"    book: {mistake.section}" for mistake, _ in each.steps]
             lines += [f"    seen: {m.source}" for m, _ in each.steps if m.source]
     if len(report.equal) > 1 and report.verdict == EXPLAINED:
-        names = ", ".join(each.name for each in report.equal)
-        lines.append(f"  {len(report.equal)} explain the dump alike: {names}")
+        names = "; ".join(each.name for each in report.equal)
+        lines += _wrapped(f"{len(report.equal)} explain the dump alike: {names}")
         if report.apart:
-            gives = ", ".join(f"{value} by {name}" for name, value in report.apart.gives.items())
-            lines += ["  what would tell apart:", f"    {report.apart.where}: {gives}"]
+            gives = "; ".join(f"{value} by {name}" for name, value in report.apart.gives.items())
+            lines += _wrapped(f"what would tell them apart: {report.apart.where}: {gives}")
         else:
-            lines.append("  nothing that was tried tells them apart: they may be one function")
+            lines.append("  no input that was tried tells them apart: they may be one function")
     names = [m.name for m in CATALOGUE]
     kinds = {m.name: m.kind for m in CATALOGUE}
     lines.append(
@@ -161,13 +162,16 @@ def _reasons(report: Report) -> str:
         f"{len(names) - len(tried.elsewhere)} mistakes are known that this layer could have "
         f"({OPERATORS[type(report.design.first)]})"
     )
-    if tried.excluded:
-        lines += [f"  excluded: {_by_kind(tried.excluded, kinds)}"]
-    if tried.invisible:
-        lines += [f"  not visible on this data: {_by_kind(tried.invisible, kinds)}"]
-    if report.chance:
-        lines.append(f"looks like random flips: {report.chance}")
+    unsolved = report.verdict != EXPLAINED
+    for said, found in (("excluded", tried.excluded), ("not visible here", tried.invisible)):
+        if found:
+            listed = _by_kind(found, kinds) if unsolved else "--json lists them"
+            lines += _wrapped(f"{said}: {len(found)} mistakes: {listed}")
     return "\n".join(lines)
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 100, initial_indent="  ", subsequent_indent="    ")
 
 
 def _by_kind(names: Sequence[str], kinds: dict[str, str]) -> str:
@@ -235,10 +239,8 @@ def _maps(report: Report) -> str:
         pixels[wrong[n, c]] = (255, 60, 40)
         name = f"channel {c}" + (f", image {n}" if wrong.shape[0] > 1 else "")
         said = f"{name}: {int(counts[n, c]):,} mismatches"
-        figures.append(
-            f'<figure><img alt="{said}, red" src="{explore.png(pixels)}" width="{4 * pixels.shape[1]}">'
-            f"<figcaption>{said}</figcaption></figure>"
-        )
+        image = f'alt="{said}, red" src="{explore.png(pixels)}" width="{4 * pixels.shape[1]}"'
+        figures.append(f"<figure><img {image}><figcaption>{said}</figcaption></figure>")
     some = np.count_nonzero(counts)
     what = (
         f"Mismatches in red, in {min(int(some), MAPS)} of the {int(some)} channels that have any."

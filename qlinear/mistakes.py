@@ -477,7 +477,9 @@ def _x_zero_once(d: Design) -> Designs:
         return {}
     if isinstance(d.first, Pool):
         return {"": _first(d, x_zero=0, finish=lambda acc: acc - zero)}
-    return {"": _first(d, x_zero=0, pad=zero, bias=d.first.bias - zero)}
+    pads = {"padded with it": zero, "padded with 0": 0} if _padded(d) else {"": zero}
+    bias = d.first.bias - zero
+    return {label: _first(d, x_zero=0, pad=pad, bias=bias) for label, pad in pads.items()}
 
 
 @mistake("zero point folded, border padded with 0", ZERO, (Sum,), FOLD, "apache/tvm/issues/13364")
@@ -551,24 +553,12 @@ mistake(
 )(_registers(accumulators.clamp))
 
 
-def _running_bits(of: Sum, order: np.ndarray | None = None) -> int:
-    """The width that holds every partial sum of this input, from the bias on."""
-    bits = 0
-
-    def collect(columns: np.ndarray, rows: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        nonlocal bits
-        low, high = int(bias.min()), int(bias.max())
-        acc = np.broadcast_to(bias[:, None], (len(columns), len(rows), columns.shape[2]))
-        acc = acc.astype(np.float32)
-        columns, rows = columns.astype(np.float32), rows.astype(np.float32)
-        for k in range(columns.shape[1]):
-            acc += rows[:, k : k + 1] * columns[:, k : k + 1]
-            low, high = min(low, acc.min()), max(high, acc.max())
-        bits = max(bits, ar.signed_bits(int(low), int(high)))
-        return acc
-
-    _ = replace(of, collect=collect, finish=None).acc
-    return bits
+def _bound_bits(of: Sum) -> int:
+    """A width that holds every partial sum of this input, in any order."""
+    largest = int(np.abs(of.terms).max(initial=0))
+    rows = np.abs(of.rows).sum(axis=2, dtype=np.int64).ravel()
+    bound = int((largest * rows + np.abs(of.bias)).max())
+    return ar.signed_bits(-bound, bound)
 
 
 def _saturating(bits: int, tile: int, order: np.ndarray | None = None) -> Callable:
@@ -592,10 +582,8 @@ def _saturates_running(d: Design) -> Designs:
     of = d.first
     if of.collect is not None:
         return {}
-    bits = _running_bits(of)
-    found = {
-        f"{b} bits": _first(d, collect=_saturating(b, 1)) for b in range(max(12, bits - 8), bits)
-    }
+    bits = _bound_bits(of)
+    found = {f"{b} bits": _first(d, collect=_saturating(b, 1)) for b in range(12, bits)}
     if of.w[0, 0].size > 1 and of.w.shape[1] > 1 and bits > 16:
         found["16 bits, tap by tap"] = _first(d, collect=_saturating(16, 1, _taps_first(of)))
     return found
@@ -607,13 +595,13 @@ def _saturates_tiles(d: Design) -> Designs:
     of = d.first
     if of.collect is not None:
         return {}
-    taps, needed = of.rows.shape[2], _needed(of.acc)
+    taps, bits_needed = of.rows.shape[2], _bound_bits(of)
     tiles = [t for t in dict.fromkeys((of.w[0, 0].size, 4, 8, 16, 32, 64)) if 1 < t < taps]
     return {
         f"{bits} bits, tiles of {tile}": _first(d, collect=_saturating(bits, tile))
         for tile in tiles
         for bits in (16, 18, 20)
-        if bits <= needed
+        if bits < bits_needed
     }
 
 
@@ -763,7 +751,7 @@ def _bias_late(d: Design) -> Designs:
     apart = np.rint(bias * np.asarray(d.factor, np.float64)).astype(np.int64)
     ways = {"as it is": bias, "rounded apart": np.broadcast_to(apart, bias.shape)}
     first = replace(d.first, bias=0 * bias)
-    ndim = 2 + len(first.geo.out)
+    ndim = 2 + len(first.positions)
     return {k: replace(d, first=first, late=ar.per_channel(v, ndim)) for k, v in ways.items()}
 
 
@@ -888,13 +876,13 @@ def _gemmlowp(d: Design) -> Designs:
 @mistake("Q31 multiplier", MULTIPLIER, LAYERS, FIXED, "ARM-software/CMSIS-NN/issues/214")
 def _q31(d: Design) -> Designs:
     """The factor is a 31-bit integer multiplier and a shift, rounded once."""
-    return {how: _multiplied(d, 31, how) for how in ("half up", "half away", "half even", "floor")}
+    return {how: _multiplied(d, 31, how) for how in ("half up", "half away")}
 
 
 @mistake("Q15 multiplier", MULTIPLIER, LAYERS, FIXED, "nvdla/hw/issues/331")
 def _q15(d: Design) -> Designs:
     """The factor is a 15-bit integer multiplier and a shift, rounded once."""
-    return {how: _multiplied(d, 15, how) for how in ("half up", "half away", "half even", "floor")}
+    return {how: _multiplied(d, 15, how) for how in ("half up", "half away")}
 
 
 @mistake(
