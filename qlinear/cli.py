@@ -53,6 +53,12 @@ EXAMPLES = f"""examples:
 {STATUS_TABLE}"""
 
 
+DIAGNOSED = """exit statuses:
+  0 every element of the dump is ONNX Runtime's
+  1 some are not, explained or not
+  2 the model, an input or the dump is unusable; one line says why"""
+
+
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
     """A bar on a terminal's standard error; nothing elsewhere."""
     title = printable(title)[:60]
@@ -451,10 +457,10 @@ def diagnose_command(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.as_json(), indent=2))
         return report.status
-    print(diagnose_report.text(report))
     for out, made in ((args.html, True), (args.apart, apart is not None)):
         if out:
             print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
+    print(diagnose_report.text(report))  # the verdict is the last line
     return report.status
 
 
@@ -608,6 +614,7 @@ def parser() -> argparse.ArgumentParser:
         "ONNX Runtime, with both outputs",
     )  # fmt: skip
     one = add("diagnose", diagnose_command)
+    one.epilog = DIAGNOSED
     one.add_argument(
         "dump", nargs="+", metavar="DUMP",
         help="what was computed: .npy, .npz, hex text, raw binary (.bin) or .csv, one tensor each; "

@@ -28,6 +28,7 @@ EQUAL, EXPLAINED, PARTLY, FLIPS, UNEXPLAINED = (
 STATUS = {EQUAL: 0, EXPLAINED: 1, PARTLY: 1, FLIPS: 1, UNEXPLAINED: 1}
 SEEDS = 3  # mistakes on top of which others are tried, chosen by what they leave; as many by shape
 SAMPLE = 128  # positions of a large layer at which a design is tried first
+MOST_LEFT = 0.8  # of the mismatches, what explains in part may leave at most
 WORTH = 0.8  # of what one mistake leaves of a sample, two may leave at most to be computed whole
 SLOW = ("accumulator saturates at every product", "accumulator saturates after tiles",
         "pairs saturate at 16 bits")  # fmt: skip
@@ -99,8 +100,8 @@ def _differ(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return wrong
 
 
-def understood(dump: Dump, design: Design, y: np.ndarray) -> Target:
-    """A dump in the way in which the fewest elements differ; of equals the first."""
+def ways_of(dump: Dump, design: Design, y: np.ndarray) -> list[Target]:
+    """Every way to understand a dump, the one first in which the fewest elements differ."""
     found = []
     for reading in dump.readings:
         if not reading.sums:
@@ -115,7 +116,12 @@ def understood(dump: Dump, design: Design, y: np.ndarray) -> Target:
         raise UnusableInput(
             f"{dump.path}: accumulators, but the reference has none of this node; give its output"
         )
-    return min(found, key=lambda target: np.count_nonzero(target.wrong))
+    return sorted(found, key=lambda target: np.count_nonzero(target.wrong))
+
+
+def understood(dump: Dump, design: Design, y: np.ndarray) -> Target:
+    """A dump in the way in which the fewest elements differ; of equals the first."""
+    return ways_of(dump, design, y)[0]
 
 
 # --- where
@@ -514,17 +520,16 @@ def _both(
             yield ((mistake, label), (one, variant)), both
 
 
-def chance(design: Design, target: Target, tried: Tried) -> str:
+def chance(design: Design, target: Target) -> str:
     """Why the mismatches look like random flips; empty where they do not.
 
-    They do if no mistake explains a good part of them, each differs by more than an off-by-one
-    would or in one bit, several bits are hit, and they are spread over channels, rows, columns and
-    values as chance would spread them.
+    They do if each differs in one bit, and several bits are hit; or if most differ by more than an
+    off-by-one would, and they are spread over channels, rows, columns and values as chance would
+    spread them.
     """
     wrong = target.wrong
     count = int(np.count_nonzero(wrong))
-    best = tried.explanations[0].unexplained if tried.explanations else count
-    if target.expected.dtype.kind == "f" or 2 * best < count or count > wrong.size // 4:
+    if target.expected.dtype.kind == "f" or not 0 < count <= wrong.size // 4:
         return ""
     ours, theirs = target.expected[wrong], target.reading.values[wrong]
     width = 8 * design.dtype.itemsize if not target.form else 32
@@ -622,9 +627,10 @@ def _first_split(
     outcomes = {}
     for each in group:
         rebuilt = _rebuilt(base, each.steps)
-        if rebuilt is None:
-            return None
-        outcomes[_titled(each)] = rebuilt.outcome()
+        if rebuilt is not None:  # a variant may be none of the other input's
+            outcomes[_titled(each)] = rebuilt.outcome()
+    if len(outcomes) < 2:
+        return None
     stacked = np.stack(list(outcomes.values()))
     split = (stacked != stacked[0]).any(axis=0)
     if not split.any():
@@ -865,7 +871,8 @@ def diagnose(
     tensors = _followed(graph, tensors, values)
     first = next((tensor for tensor in tensors if tensor.mismatches), None)
     if first is None:
-        return Report(network, feed, tuple(tensors), EQUAL, notes=_notes(graph, tensors, None, x))
+        notes = _notes(graph, tensors, None, x)
+        return Report(network, feed, tuple(tensors), EQUAL, values=values, notes=notes)
     return _explained(network, feed, tensors, first, values, x, progress)
 
 
@@ -881,21 +888,27 @@ def _explained(
     graph, node, target = network.graph, first.node, first.differs
     y = np.asarray(values[first.name])
     design = design_of(graph, node, values, y, _earlier(graph, first, values))
+    before = first
+    first, tried = _tried(design, first, y, progress)
+    tensors = [first if tensor is before else tensor for tensor in tensors]
+    target = first.differs
     wrong = target.wrong
-    tried = explain(design, first.targets, progress)
-    best = tried.explanations[0].unexplained if tried.explanations else first.mismatches
+    best = _rest(tried, first)
     equal = tuple(e for e in tried.explanations if e.unexplained == best)
-    random = chance(design, target, tried)
+    # a mistake that explains a good part leaves only the rest to chance
+    partly = tried.explanations and 2 * best < first.mismatches
+    rest = replace(target, expected=target.of(tried.explanations[0].design)) if partly else target
+    random = chance(design, rest) if best else ""
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
     element = None
     if elements.has_explanation(node):
         element = elements.explain(graph, node, values, first.name, at)
     if tried.explanations and not best:
         verdict = EXPLAINED
-    elif random:
+    elif random and not partly:
         verdict = FLIPS
     else:
-        verdict = PARTLY if tried.explanations else UNEXPLAINED
+        verdict = PARTLY if best <= MOST_LEFT * first.mismatches else UNEXPLAINED
     return Report(
         network, feed, tuple(tensors), verdict, first,
         where=tuple(places(design, y, wrong)),
@@ -904,6 +917,27 @@ def _explained(
         chance=random, element=element, at=at, design=design, values=values,
         notes=_notes(graph, tensors, first, x),
     )  # fmt: skip
+
+
+def _tried(
+    design: Design, first: Tensor, y: np.ndarray, progress: Progress | None
+) -> tuple[Tensor, Tried]:
+    """Try the catalogue; on accumulators in each form that they may have, until one explains."""
+    tried = explain(design, first.targets, progress)
+    if len(first.targets) > 1 or not first.differs.form or _rest(tried, first) == 0:
+        return first, tried
+    found = [(first, tried)]
+    for way in ways_of(first.differs.dump, design, y)[1:]:
+        if way.form and way.form != first.differs.form:
+            changed = replace(first, targets=(way,))
+            found.append((changed, explain(design, changed.targets, progress)))
+            if _rest(found[-1][1], changed) == 0:
+                break
+    return min(found, key=lambda pair: _rest(pair[1], pair[0]))
+
+
+def _rest(tried: Tried, tensor: Tensor) -> int:
+    return tried.explanations[0].unexplained if tried.explanations else tensor.mismatches
 
 
 def ort_values(network: Network, feed: Feed, nodes: Sequence[Node]) -> dict[str, np.ndarray]:

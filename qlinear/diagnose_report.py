@@ -1,5 +1,6 @@
 """A diagnosis as text for a terminal, and as a page with heat maps and the explorer."""
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from html import escape
@@ -66,11 +67,15 @@ def verdict(report: Report) -> str:
     if report.verdict == FLIPS:
         return f"{FLIPS}: {report.chance}; no mistake that is known explains them"
     if report.verdict == PARTLY:
-        return (
-            f"{PARTLY}: {_title(best)} leaves {best.unexplained:,} of {total:,} mismatches; no "
-            "mistake that is known, and no two that were tried, explain all"
-        )
-    return f"{report.verdict}: no mistake that is known explains any of the {total:,} mismatches"
+        rest = "no mistake that is known, and no two that were tried, explain all"
+        if report.chance:
+            rest = f"what is left looks like random flips: {report.chance}"
+        verb = "leave" if len(best.steps) > 1 else "leaves"
+        said = f"{_title(best)} {verb} {best.unexplained:,} of {total:,} mismatches"
+        return f"{PARTLY}: {said}; {rest}"
+    explained = total - best.unexplained if best else 0
+    most = f"more than {explained:,}" if explained else "any"
+    return f"{report.verdict}: no mistake that is known explains {most} of the {total:,} mismatches"
 
 
 def _s(count: int) -> str:
@@ -157,11 +162,12 @@ def _reasons(report: Report) -> str:
             lines.append("  no input that was tried tells them apart: they may be one function")
     names = [m.name for m in CATALOGUE]
     kinds = {m.name: m.kind for m in CATALOGUE}
-    lines.append(
-        f"tried: {tried.designs:,} designs, {tried.pairs:,} of them with two mistakes; "
-        f"{len(names) - len(tried.elsewhere)} mistakes are known that this layer could have "
-        f"({OPERATORS[type(report.design.first)]})"
-    )
+    known = len(names) - len(tried.elsewhere)
+    lines += [
+        f"tried: {tried.designs:,} designs, {tried.pairs:,} of them with two mistakes",
+        f"  {known} mistakes are known that this layer could have "
+        f"({OPERATORS[type(report.design.first)]})",
+    ]
     unsolved = report.verdict != EXPLAINED
     for said, found in (("excluded", tried.excluded), ("not visible here", tried.invisible)):
         if found:
@@ -186,9 +192,11 @@ def _worked(report: Report) -> str:
         return ""
     place = f"{report.first.name}{list(report.at)}"
     title = f"the first element that differs, {place}:"
-    given = f'--node "{report.first.name}" --at {",".join(map(str, report.at))}'
+    given = f"--node {shlex.quote(report.first.name)} --at {','.join(map(str, report.at))}"
     terms = len(next(iter(report.element.terms.values()), ()))
-    more = f"its {terms} terms: qlinear explain {report.network.file.path} {given}"
+    more = (
+        f"its {terms} terms: qlinear explain {report.network.file.path} {given}, on the same input"
+    )
     return "\n".join([title, table(steps_beside(report)), *([more] if terms else [])])
 
 
@@ -201,7 +209,7 @@ def html(report: Report) -> str:
     above = f'{STYLE}<section class="diagnosis"><pre>{escape(text(report))}</pre>'
     above += f"{_maps(report)}</section>" if report.first is not None else "</section>"
     node = report.first.node if report.first is not None else report.tensors[0].node
-    run = explore.Run(report.values or dict(report.feed.values), report.feed.source, arguments=None)
+    run = explore.Run(report.values, report.feed.source, arguments=None)
     data = explore.page_data(report.network, [run], only=[node])
     notes = ["The explorer shows ONNX Runtime's values of the node, not the dump's."]
     return explore.html(data, title=printable(title), start=_start(report, data), notes=notes,

@@ -336,7 +336,10 @@ def readings(
         elif dtype == np.uint8 and least < 0 and least >= -128 and greatest <= 127:
             found.append(Reading(False, wide % 256, "its numbers are the bytes of uint8"))
         if not found:
+            # of two ways that fit alike badly the first is taken
+            found += [Reading(True, wide, "taken for accumulators")] * has_sums
             found.append(Reading(False, wide, "it holds what does not fit into 8 bits"))
+            return tuple(found)
     if has_sums and (named_sums or values.dtype.itemsize > 1):
         found.append(Reading(True, wide, "taken for accumulators"))
     if not found:
@@ -457,7 +460,7 @@ def collect(
         elif Path(text).is_dir():
             found += _folder(Path(text), graph, values, names, model_sha256, (layout, kind))
         else:
-            found += _of_names(Path(text), names)
+            found += _of_names(Path(text), names, set(graph.inputs))
     nodes = {name: node for node in graph.nodes for name in node.outputs}
     dumps = []
     for each in found:
@@ -492,15 +495,17 @@ def _of_tensor(path: Path, tensor: str) -> list[_Named]:
     return [_Named(tensor, raw, _ending(raw.name) in SUMS) for raw in raws]
 
 
-def _of_names(path: Path, names: dict[str, str]) -> list[_Named]:
+def _of_names(path: Path, names: dict[str, str], inputs: set[str]) -> list[_Named]:
     """The arrays of a file whose name, or the names inside, say of which tensors they are."""
-    found = [_match(raw, names) for raw in read_file(path)]
-    known = [each for each in found if each is not None]
-    if not known:
+    raws = [raw for raw in read_file(path) if raw.name not in inputs]
+    found = [_match(raw, names) for raw in raws]
+    unknown = [raw.name for raw, each in zip(raws, found, strict=True) if each is None]
+    if unknown or not found:
+        which = f"{', '.join(unknown[:4])}: no tensor or node has that name; " if found else ""
         raise UnusableInput(
-            f"{path}: of which tensor? Name it as a tensor or node, or give --node NAME"
+            f"{path}: {which}name it as a tensor or node (see inspect), or give --node NAME"
         )
-    return known
+    return [each for each in found if each]
 
 
 def _match(raw: Raw, names: dict[str, str]) -> _Named | None:

@@ -158,7 +158,7 @@ def examples() -> list[str]:
 
 def test_readme_shows_every_command():
     names = {line.removeprefix("python -m ").split()[1] for line in examples()}
-    assert names == {"inspect", "validate", "run", "explore", "explain", "vectors"}
+    assert names == {"inspect", "validate", "run", "explore", "explain", "vectors", "diagnose"}
     assert any(line.startswith("python -m ") for line in examples())
 
 
