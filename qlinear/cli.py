@@ -405,6 +405,11 @@ def multipliers_command(args: argparse.Namespace) -> int:
     layers = multipliers.programmed(
         graph, convention, node=args.node, float32=args.factor == "float32"
     )
+    if left := multipliers.left_out(graph):
+        said = (
+            f"note: left out, for want of constants or a quantized output: {', '.join(_some(left))}"
+        )
+        print(printable(said), file=sys.stderr)
     if args.vectors:
         count = write_arrays(args.vectors, multipliers.step_arrays(convention, layers))
         print(printable(f"wrote {args.vectors}: {count} arrays of {len(layers)} layers"))

@@ -17,6 +17,7 @@ class Programmed:
     """A layer and what to program for it."""
 
     name: str
+    where: str  # file and node, for a message
     folder: str  # as golden vectors call it
     conv: Conv
     requantizer: edges.Requantizer
@@ -59,21 +60,30 @@ def programmed(
         conv = edges.layer(graph, one) if one in wanted else None
         if conv is None:
             continue
+        where = f"{graph.path}: node {one.name}"
         try:
             of = edges.requantizer(graph, one, ())
             factor = conv.factor if float32 else None
             made = convention.program(conv, factor)
         except UnusableInput as error:
-            raise UnusableInput(f"{graph.path}: node {one.name}: {error}") from None
+            raise UnusableInput(f"{where}: {error}") from None
         folder = vectors.folder_name(index, len(graph.nodes), one.name)
-        found.append(Programmed(one.name, folder, conv, of, factor, made))
-    if not found:
-        what = f"node {node} has" if node else "there are"
+        found.append(Programmed(one.name, where, folder, conv, of, factor, made))
+    if not found and node:
         raise UnusableInput(
-            f"{graph.path}: {what} no QLinearConv, QGemm or QLinearMatMul with constant weights "
-            "and a quantized output"
+            f"{graph.path}: node {node} is a {graph.node(node).operator}: needed is a QLinearConv, "
+            "QGemm or QLinearMatMul with constant weights and a quantized output"
         )
+    if not found:
+        kinds = ", ".join(sorted({n.operator for n in graph.nodes}))
+        raise UnusableInput(f"{graph.path}: nothing to program: ONNX Runtime runs {kinds}")
     return found
+
+
+def left_out(graph: Model) -> list[str]:
+    """Nodes of the same operators that have no constants to program, by name."""
+    kinds = ("QLinearConv", "com.microsoft.QGemm", "QLinearMatMul")
+    return [n.name for n in graph.nodes if n.operator in kinds and edges.layer(graph, n) is None]
 
 
 def rows(layers: Iterable[Programmed], most: int | None = None) -> list[dict]:
@@ -141,10 +151,17 @@ def step_arrays(
 
     Returns:
         name and array: channel, acc, y, onnxruntime, and the constants, below each layer's folder.
+
+    Raises:
+        UnusableInput: accumulators of a layer pass 32 bits, of themselves or where the convention
+            shifts them left.
     """
     for one in layers:
         stage_2 = convention.of_layer(one.conv, one.factor)
-        found = edges.threshold_accumulators(one.requantizer, stage_2)
+        try:
+            found = edges.threshold_accumulators(one.requantizer, stage_2)
+        except (UnusableInput, ValueError) as error:
+            raise UnusableInput(f"{one.where}: {convention.name}: {error}") from None
         arrays = {k: v for k, v in found.items() if k not in ("y", "other")}
         arrays |= {"y": found["other"], "onnxruntime": found["y"], **one.constants}
         for name, values in arrays.items():

@@ -10,6 +10,7 @@ from fractions import Fraction
 from math import floor
 
 import numpy as np
+import onnx
 import pytest
 from conftest import MODELS, needs
 from test_bad_input import conv_model, refused
@@ -460,13 +461,22 @@ def test_the_command_refuses_in_one_line(tmp_path):
     )
     assert "no node named 'x'" in refused("multipliers", BOOK, "--node", "x")
     said = refused("multipliers", BOOK, "--node", "pool_quant")
-    assert "node pool_quant has no QLinearConv, QGemm or QLinearMatMul" in said
-    assert "there are no QLinearConv" in refused("multipliers", MODELS / "resnet8.onnx")
+    assert "node pool_quant is a com.microsoft.QLinearGlobalAveragePool: needed is a QL" in said
+    said = refused("multipliers", MODELS / "resnet8.onnx")
+    assert "nothing to program: ONNX Runtime runs Add, Conv, Flatten" in said
     said = refused("multipliers", MODELS / "resnet8_uint8.onnx", "--convention", "nvdla")
     assert "node stem_quant: nvdla: y is uint8" in said
     path = conv_model(tmp_path / "big.onnx", x_scale=F(1e3))
     said = refused("multipliers", path, "--convention", "qnnpack")
     assert "node conv: qnnpack: channel 0 has the factor 50" in said
+    # in steps of more than 32 bits there is no threshold to look for
+    path = conv_model(
+        tmp_path / "wide.onnx", x_scale=F(1), B=np.full(4, 2**31 - 1, np.int32),
+        x_zero_point=np.int8(0), y_scale=F(1),
+    )  # fmt: skip
+    out = tmp_path / "steps.npz"
+    said = refused("multipliers", path, "--vectors", out)
+    assert "node conv: onnxruntime: accumulators may pass 32 bits" in said and not out.exists()
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(BOOK.read_bytes())
     assert "would replace" in refused("multipliers", copy, "--vectors", copy)
@@ -477,6 +487,20 @@ def test_the_command_reads_qdq_and_other_dense_layers(capsys, qdq):
     assert cli.main(["multipliers", str(qdq), "--json"]) == 0
     layers = json.loads(capsys.readouterr().out)["layers"]
     assert len(layers) == 10
+
+
+def test_what_has_no_constants_is_named(tmp_path, capsys):
+    """A layer whose weights the graph computes is left out, and said to be."""
+    path = conv_model(tmp_path / "two.onnx", layers=2)
+    proto = onnx.load(path)
+    proto.graph.node[1].input[3] = "computed"
+    shape = onnx.helper.make_tensor_value_info("computed", onnx.TensorProto.INT8, (4, 2, 3, 3))
+    proto.graph.input.append(shape)
+    onnx.save(proto, path)
+    assert cli.main(["multipliers", str(path), "--csv"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("conv,") == 4
+    assert said.err == ("note: left out, for want of constants or a quantized output: conv1\n")
 
 
 def test_the_library_has_one_sentence_and_one_source_for_each():
