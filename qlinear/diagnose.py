@@ -841,7 +841,7 @@ def diagnose(
     """Compare a dump with ONNX Runtime, and explain its first tensor that differs.
 
     Args:
-        network: of :func:`qlinear.oracle.settle`.
+        network: of ``qlinear.oracle.settle``, for any file.
         dumps: at least one; several of one tensor may be its output and its accumulators.
         x: what the only node of the dump had as its first input, if not ONNX Runtime's.
         values: ONNX Runtime's tensors of this run, if they are known.
@@ -867,6 +867,9 @@ def diagnose(
             design = design_of(graph, node, values, y)
             targets = [understood(dump, design, y) for dump in by_tensor[name]]
             targets.sort(key=lambda target: not target.form)  # accumulators come before y
+            if len({bool(target.form) for target in targets}) < len(targets):
+                files = ", ".join(str(target.dump.path) for target in targets)
+                raise UnusableInput(f"{files}: all of {name}; give one of each tensor")
             tensors.append(Tensor(name, node, index, tuple(targets)))
     tensors = _followed(graph, tensors, values)
     first = next((tensor for tensor in tensors if tensor.mismatches), None)
@@ -994,6 +997,12 @@ def _notes(
             notes += [f"{dump.path}: {note}" for note in (*dump.notes, target.reading.note) if note]
             if target.form:
                 notes.append(f"{dump.path}: compared with the {target.form}")
+            if (
+                target.wrong.any()
+                and (target.reading.values == target.reading.values.flat[0]).all()
+            ):
+                held = target.reading.values.flat[0]
+                notes.append(f"{dump.path}: every element is {held}: was it ever written?")
     written = [name for node in graph.nodes for name in node.outputs if name]
     missing = len(written) - len(tensors)
     if missing:

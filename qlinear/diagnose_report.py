@@ -43,10 +43,9 @@ def text(report: Report) -> str:
     parts = [_head(report)]
     if report.first is not None:
         parts += [_amount(report), _reasons(report), _worked(report)]
-    parts += ["\n".join(f"note: {note}" for note in report.notes), verdict(report)]
-    # a table's names are escaped already, so it keeps its line breaks
-    lines = "\n\n".join(part for part in parts if part).split("\n")
-    return "\n".join(map(printable, lines))
+    parts += [[f"note: {note}" for note in report.notes], [verdict(report)]]
+    # each line is escaped by itself: a name may hold a line break
+    return "\n\n".join("\n".join(map(printable, lines)) for lines in parts if lines)
 
 
 def verdict(report: Report) -> str:
@@ -61,9 +60,9 @@ def verdict(report: Report) -> str:
     if report.verdict == EXPLAINED:
         others = len(report.equal) - 1
         alike = f", and so {'do' if others > 1 else 'does'} {others} other{_s(others)}"
-        return (
-            f"{EXPLAINED}: {_title(best)} explains all {total:,} mismatches{alike * bool(others)}"
-        )
+        verb = "explain" if len(best.steps) > 1 else "explains"
+        said = f"{_title(best)} {verb} all {total:,} mismatches"
+        return f"{EXPLAINED}: {said}{alike * bool(others)}"
     if report.verdict == FLIPS:
         return f"{FLIPS}: {report.chance}; no mistake that is known explains them"
     if report.verdict == PARTLY:
@@ -86,7 +85,7 @@ def _title(each: Explanation) -> str:
     return f"{each.name} ({each.variant})" if each.variant else each.name
 
 
-def _head(report: Report) -> str:
+def _head(report: Report) -> list[str]:
     lines = [f"{report.network.file.path}, fed with {report.feed.source}"]
     for tensor in report.tensors[:8]:
         files = ", ".join(str(target.dump.path) for target in tensor.targets)
@@ -95,10 +94,10 @@ def _head(report: Report) -> str:
         lines.append(f"{files}: {tensor.name} ({what})")
     if len(report.tensors) > 8:
         lines.append(f"and {len(report.tensors) - 8} tensors more")
-    return "\n".join(lines)
+    return lines
 
 
-def _amount(report: Report) -> str:
+def _amount(report: Report) -> list[str]:
     first, target = report.first, report.first.differs
     count = int(np.count_nonzero(target.wrong))
     at = report.at
@@ -114,7 +113,7 @@ def _amount(report: Report) -> str:
     lines += [f"  {counts[kind]} after it {text}" for kind, text in said.items() if counts[kind]]
     lines.append(
         f"how much: {count:,} of {target.wrong.size:,} elements; first at {list(at)}: "
-        f"{_plain(target.reading.values[at])}, ONNX Runtime {_plain(target.expected[at])}"
+        f"{target.reading.values[at]}, ONNX Runtime {target.expected[at]}"
     )
     by = differences(target)
     if by:
@@ -126,14 +125,10 @@ def _amount(report: Report) -> str:
     shown, rows = picture(target.wrong)
     if rows:
         lines += [f"  {shown}:", *(f"    {row}" for row in rows)]
-    return "\n".join(lines)
+    return lines
 
 
-def _plain(value: np.generic) -> str:
-    return str(value)
-
-
-def _reasons(report: Report) -> str:
+def _reasons(report: Report) -> list[str]:
     tried = report.tried
     total = report.first.mismatches
     lines = ["which mistake:"]
@@ -173,7 +168,7 @@ def _reasons(report: Report) -> str:
         if found:
             listed = _by_kind(found, kinds) if unsolved else "--json lists them"
             lines += _wrapped(f"{said}: {len(found)} mistakes: {listed}")
-    return "\n".join(lines)
+    return lines
 
 
 def _wrapped(line: str) -> list[str]:
@@ -187,9 +182,9 @@ def _by_kind(names: Sequence[str], kinds: dict[str, str]) -> str:
     return "; ".join(f"{kind}: {', '.join(each)}" for kind, each in found.items())
 
 
-def _worked(report: Report) -> str:
+def _worked(report: Report) -> list[str]:
     if report.element is None:
-        return ""
+        return []
     place = f"{report.first.name}{list(report.at)}"
     title = f"the first element that differs, {place}:"
     given = f"--node {shlex.quote(report.first.name)} --at {','.join(map(str, report.at))}"
@@ -197,7 +192,7 @@ def _worked(report: Report) -> str:
     more = (
         f"its {terms} terms: qlinear explain {report.network.file.path} {given}, on the same input"
     )
-    return "\n".join([title, table(steps_beside(report)), *([more] if terms else [])])
+    return [title, *table(steps_beside(report)).split("\n"), *([more] if terms else [])]
 
 
 # --- the page

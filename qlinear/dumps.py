@@ -236,7 +236,7 @@ def tensor_of(
     if values.size != count:
         held = _by(raw.data.shape) if raw.form == "array" else f"{values.size} elements"
         several = values.size // count if count and values.size % count == 0 else 0
-        hint = f"; for {several} images give --images {several}" if several > 1 else ""
+        hint = f"; for {several} images give --images {several}" if 1 < several <= 20 else ""
         raise UnusableInput(
             f"{raw.path}: holds {held}; {what} has {_by(place)} = {count} elements in {layout}"
             f"{hint}"
@@ -316,13 +316,16 @@ def readings(
     if dtype.name not in RANGES and dtype.kind not in "iub":
         return (Reading(False, values.astype(np.float64), ""),)
     if values.dtype.kind == "f":
-        wrong = values != np.rint(np.nan_to_num(values, nan=0.5, posinf=0.5, neginf=0.5))
+        wide = values.astype(np.float64)
+        wrong = ~(np.isfinite(wide) & (np.abs(wide) < 2**53)) | (wide != np.rint(wide))
         if wrong.any():
             at = int(np.argmax(wrong.ravel()))
             raise UnusableInput(
                 f"{what}: element {at} is {values.ravel()[at]}; the tensor is {dtype}: give its "
                 "integers, not real numbers"
             )
+    if values.dtype == np.uint64 and values.max(initial=0) >= 2**63:
+        raise UnusableInput(f"{what}: holds {values.max()}, which 64 bits with a sign do not hold")
     wide = values.astype(np.int64)
     least, greatest = int(wide.min(initial=0)), int(wide.max(initial=0))
     low, high = RANGES.get(dtype.name, (-(2**63), 2**63 - 1))

@@ -990,8 +990,12 @@ def _dequantized(d: Design) -> Designs:
         x, y = (np.float32(s) for s in d.first.scales)
         count = np.float32(d.first.pixels)
         return {
-            "mean, then real": replace(d, value=lambda d: (d.first.acc / count * x) / y),
-            "real, then mean": replace(d, value=lambda d: (d.first.acc * x / count) / y),
+            "mean, then real": replace(
+                d, value=lambda d: (d.first.acc.astype(np.float32) / count * x) / y
+            ),
+            "real, then mean": replace(
+                d, value=lambda d: (d.first.acc.astype(np.float32) * x / count) / y
+            ),
         }
     x, w, y = (np.asarray(s, np.float32) for s in d.first.scales)
     return {"": replace(d, value=lambda d: ar.rescale(d.first.acc, x * w) / y)}

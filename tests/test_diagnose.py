@@ -1128,6 +1128,7 @@ BAD = [
     ("words.csv", b"1,2\n3,four", "row 1: 'four' is not a number"),
     ("nan.csv", b"nan " * 16384, "element 0 is nan"),
     ("real.csv", b"0.5 " * 16384, "element 0 is 0.5; the tensor is int8: give its integers"),
+    ("huge.csv", b"1e300 " * 16384, "element 0 is 1e+300"),
     ("cut.npy", b"\x93NUMPY\x01\0", "cut.npy"),
     ("text.csv", b"\xff\xfe\x00", "not text; name raw binary .bin"),
 ]  # fmt: skip
@@ -1150,6 +1151,7 @@ def test_bad_arguments_are_refused(tmp_path, padded):
     (tmp_path / "empty").mkdir()
     for arguments, said in (
         ([good], "dump: no tensor or node has that name"),
+        ([good, good, "--node", "block1_conv1"], "give one of each tensor"),
         ([good, "--node", "nothing"], "no node named 'nothing'"),
         ([f"nothing={good}"], "no tensor or node is named 'nothing'"),
         ([good, "--node", "block1_conv1", "--layout", "NWHC"], "--layout NWHC"),
@@ -1161,6 +1163,12 @@ def test_bad_arguments_are_refused(tmp_path, padded):
         with pytest.raises(UnusableInput) as refused:
             cli.main(["diagnose", str(BOOK), *arguments])
         assert said in str(refused.value), refused.value
+
+
+def test_a_dump_of_one_value_is_asked_about(tmp_path, capsys):
+    np.save(tmp_path / "zero.npy", np.zeros((1, 16, 32, 32), np.int8))
+    assert cli.main(["diagnose", str(BOOK), str(tmp_path / "zero.npy"), "--node", "stem"]) == 1
+    assert "every element is 0: was it ever written?" in capsys.readouterr().out
 
 
 def test_a_manifest_of_another_model_is_refused(tmp_path):
@@ -1223,3 +1231,21 @@ def test_every_mistake_can_be_tried_on_every_layer(tmp_path, monkeypatch, name, 
     assert "x zero point added" in [e.name for e in layer.diagnosis(dump).equal]
     noise = np.clip(layer.y.astype(int) + rng.integers(-3, 4, layer.y.shape), -128, 127)
     layer.diagnosis(noise.astype(np.int8))
+
+
+def test_names_are_escaped(tmp_path, capsys):
+    inputs = dict(x=np.zeros((1, 1, 2, 2), np.float32), y_scale=np.float32(1),
+                  y_zero_point=np.int8(0))  # fmt: skip
+    proto = operator_model("QuantizeLinear", inputs)
+    proto.graph.node[0].name = "a\nb\x1b[31m"
+    proto.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", onnx.TensorProto.INT8, [1, 1, 2, 2])
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    np.save(tmp_path / "y.npy", np.ones((1, 1, 2, 2), np.int8) * 50)
+    assert (
+        cli.main(["diagnose", str(tmp_path / "m.onnx"), str(tmp_path / "y.npy"), "--node", "y"])
+        == 1
+    )
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "a\\nb\\x1b[31m" in printed
