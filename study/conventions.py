@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from qlinear import edges
 from qlinear.conventions import CONVENTIONS, differing
+from qlinear.errors import UnusableInput
 from qlinear.files import write_text
 from qlinear.hardware import proofs, variants
 from qlinear.onnx_model import Model, load
@@ -94,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--images", type=int, default=10_000, help="test images, from the first")
     args = parser.parse_args(argv)
+    if args.images < 1:
+        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
     study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
     source = recorded(
         "scripts/conventions.py",

@@ -1,6 +1,7 @@
 """Conventions of requantization: known answers, plain Python, and every accumulator of a layer."""
 
 import csv
+import importlib.util
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from conftest import MODELS, needs
 from test_bad_input import conv_model, refused
+from test_scripts import write_batches
 
 from qlinear import cli, edges
 from qlinear.conventions import CONVENTIONS, differing, require_factor
@@ -333,6 +335,30 @@ def test_the_runtimes_were_equal_to_their_conventions():
     convs = RECORDED["conventions"]["tflite"]["differing"]
     total = sum(count for node, (count, _) in convs.items() if node != "dense_quant")
     assert reference["onnxruntime by itself"] == reference["onnxruntime"] == total
+
+
+def test_the_study_on_a_few_images(tmp_path):
+    write_batches(tmp_path / "cifar-10-batches-py", 4)
+    out = tmp_path / "conventions.json"
+    study.main(["--data-dir", str(tmp_path), "--models", str(MODELS), "--out", str(out),
+                "--images", "4"])  # fmt: skip
+    found = json.loads(out.read_text())
+    assert found["recorded"]["data"]["images"] == 4
+    for name, row in found["conventions"].items():
+        assert row["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
+        for key in ("differing", "differing_float32"):
+            assert row[key] == RECORDED["conventions"][name][key]
+    assert found["conventions"]["fbgemm"]["labels_changed"] == 0
+    with pytest.raises(UnusableInput, match="--images is 0"):
+        study.main(["--data-dir", str(tmp_path), "--images", "0"])
+
+
+def test_a_runtime_that_is_absent_is_named(tmp_path):
+    if importlib.util.find_spec("ai_edge_litert"):
+        pytest.skip("LiteRT is there")
+    with pytest.raises(UnusableInput, match="ai_edge_litert is missing"):
+        runtimes.main(["--models", str(MODELS), "--out", str(tmp_path / "out.json")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_accumulators_are_asked_as_products(model):
