@@ -268,6 +268,21 @@ ROUNDINGS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+def with_requantizer(design: Design, function: Callable[..., np.ndarray]) -> Design:
+    """A design whose stage 2 is one function, such as a library's requantizer.
+
+    Args:
+        function: takes acc, int32 (N, M, ...), the float32 factor, one or (M,), and y_zero_point,
+            and returns y, as :func:`qlinear.operators.arithmetic.requantize` does.
+    """
+
+    def value(changed: Design) -> np.ndarray:
+        zero = np.asarray(changed.y_zero, changed.dtype)
+        return function(changed.first.acc, changed.factor, zero).astype(np.float64)
+
+    return replace(design, value=value, rounding="half even", place="inside")
+
+
 def in_float32(design: Design) -> np.ndarray:
     """float32(acc) * factor: the value of every sum that ONNX Runtime requantizes."""
     return ar.rescale(design.first.acc, design.factor)

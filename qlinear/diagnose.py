@@ -867,8 +867,9 @@ def diagnose(
             design = design_of(graph, node, values, y)
             targets = [understood(dump, design, y) for dump in by_tensor[name]]
             targets.sort(key=lambda target: not target.form)  # accumulators come before y
-            if len({bool(target.form) for target in targets}) < len(targets):
-                files = ", ".join(str(target.dump.path) for target in targets)
+            outputs = [target for target in targets if not target.form]
+            if len(outputs) > 1:
+                files = ", ".join(str(target.dump.path) for target in outputs)
                 raise UnusableInput(f"{files}: all of {name}; give one of each tensor")
             tensors.append(Tensor(name, node, index, tuple(targets)))
     tensors = _followed(graph, tensors, values)

@@ -615,7 +615,7 @@ def _saturates_tiles(d: Design) -> Designs:
 def _pairs(d: Design) -> Designs:
     """Products are added in pairs that saturate at 16 bits, as x86's vpmaddubsw adds them."""
     of = d.first
-    if of.collect is not None or of.w.dtype != np.int8 or of.w_zero.any() or of.terms.ndim < 3:
+    if of.collect is not None or of.w.dtype != np.int8 or of.w_zero.any():
         return {}
     lowest = int(np.iinfo(of.x.dtype).min) if of.x.dtype.kind == "i" else 0
     shift = of.x_zero - lowest  # what is added to a centred input to have 0 … 255
@@ -655,29 +655,21 @@ def _missing(d: Design) -> Designs:
     """A loop ends one step early, or begins one late: a tap, a row, a column or a channel of
     the window is left out."""
     of = d.first
-    parts = {"the last product": (..., -1), "the first product": (..., 0)}
-    w = of.w.reshape(*of.w.shape[:2], -1)
-    index = {"the last product": (-1, -1), "the first product": (0, 0)}
+    ends = {"last": -1, "first": 0}
+    parts = {f"the {end} product": (slice(None), at, *[at] * (of.w.ndim - 2))
+             for end, at in ends.items()}  # fmt: skip
+    axes = {1: "input channel"} | ({2: "kernel row", 3: "kernel column"} if of.w.ndim == 4 else {})
+    for axis, name in axes.items():
+        for end, at in ends.items():
+            if of.w.shape[axis] > 1:
+                parts[f"the {end} {name}"] = (*[slice(None)] * axis, at)
+    zeros = np.broadcast_to(of.w_zero.reshape(-1, *[1] * (of.w.ndim - 1)), of.w.shape)
     found = {}
-    for label in parts:
-        channel, tap = index[label]
-        found[label] = (channel, tap)
-    changed = {}
-    for label, (channel, tap) in found.items():
-        cut = w.astype(np.int64)
-        cut[:, channel, tap] = of.w_zero
-        changed[label] = cut.reshape(of.w.shape)
-    sides = {"the last input channel": (1, -1), "the first input channel": (1, 0)}
-    if of.w.ndim == 4:
-        sides |= {"the last kernel row": (2, -1), "the first kernel row": (2, 0)}
-        sides |= {"the last kernel column": (3, -1), "the first kernel column": (3, 0)}
-    for label, (axis, at) in sides.items():
-        if of.w.shape[axis] > 1:
-            cut = of.w.astype(np.int64)
-            part = np.moveaxis(cut, axis, 0)[at]
-            part[:] = of.w_zero.reshape(-1, *[1] * (part.ndim - 1))
-            changed[label] = cut
-    return {label: _first(d, w=w) for label, w in changed.items()}
+    for label, part in parts.items():
+        w = of.w.astype(np.int64)
+        w[part] = zeros[part]
+        found[label] = _first(d, w=w)
+    return found
 
 
 # --- the bias

@@ -19,8 +19,9 @@ from conftest import MODELS, ROOT, needs, since
 from onnx import helper
 
 from qlinear import cli, diagnose, dumps, mistakes, oracle
-from qlinear.designs import design_of
+from qlinear.designs import design_of, with_requantizer
 from qlinear.errors import UnusableInput
+from qlinear.hardware import requantizers
 from qlinear.inputs import Feed
 from qlinear.mistakes import CATALOGUE
 from qlinear.onnx_model import load
@@ -1198,6 +1199,20 @@ def test_every_mistake_says_where_the_book_shows_it():
             r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", mistake.source
         )
         assert mistake.kind in mistakes.KINDS
+
+
+def test_a_requantizer_of_its_own_can_be_put_in(layers):
+    layer = layers["small"]
+    design = design_of(layer.network.graph, layer.node, layer.values, layer.y)
+    exact = with_requantizer(design, requantizers.requantize_as_float32)
+    assert (exact.outcome() == layer.y).all()
+
+    def twice(acc, factor, zero):
+        return requantizers.requantize_gemmlowp(acc, *requantizers.fixed_point(factor, 31), zero)
+
+    ours = mistakes.named("two roundings, as gemmlowp").designs(design)
+    theirs = with_requantizer(design, twice).outcome()
+    assert (theirs == next(iter(ours.values())).outcome()).all() and (theirs != layer.y).any()
 
 
 KINDS_OF_LAYERS = {
