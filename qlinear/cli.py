@@ -1,4 +1,5 @@
-"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | diagnose."""
+"""Your own model: qlinear inspect | validate | run | explore | explain | vectors | multipliers |
+diagnose."""
 
 import argparse
 import csv
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from qlinear import (
+    conventions,
     describe,
     diagnose,
     diagnose_report,
@@ -21,6 +23,7 @@ from qlinear import (
     engine,
     explore_page,
     mistakes,
+    multipliers,
     oracle,
     reduce,
     vectors,
@@ -52,6 +55,7 @@ EXAMPLES = f"""examples:
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
   qlinear explain models/resnet8_int8.onnx --node dense_quant --at 0,3
   qlinear vectors models/resnet8_int8.onnx --out vectors --images 2
+  qlinear multipliers models/resnet8_int8.onnx --convention cmsis-nn --c
   qlinear diagnose models/resnet8_int8.onnx y.npy --node block1_conv1
   qlinear diagnose MODEL.onnx dumps/ --input photo.png --html page.html
 
@@ -80,14 +84,19 @@ def inspect_command(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"model": str(args.model), "nodes": rows}, indent=2))
     elif args.csv:
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(rows[0]) if rows else ["node"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: printable(str(v)) for k, v in row.items()} for row in rows)
-        print(out.getvalue(), end="")
+        print(comma_separated(rows, "node"), end="")
     else:
         print(table(rows))
     return 0
+
+
+def comma_separated(rows: list[dict], empty: str) -> str:
+    """Rows as CSV; of none, a header with one column."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else [empty], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: printable(str(v)) for k, v in row.items()} for row in rows)
+    return out.getvalue()
 
 
 def validate_command(args: argparse.Namespace) -> int:
@@ -403,6 +412,38 @@ def write_vectors(args: argparse.Namespace) -> int:
     return 0
 
 
+def multipliers_command(args: argparse.Namespace) -> int:
+    """Print what to program for each output channel, in the convention of a runtime or a design."""
+    convention = conventions.convention(args.convention)
+    if args.vectors:
+        check_apart(args.vectors, [args.model])
+    graph = fuse(load(args.model)).graph
+    layers = multipliers.programmed(
+        graph, convention, node=args.node, float32=args.factor == "float32"
+    )
+    if left := multipliers.left_out(graph):
+        said = (
+            f"note: left out, for want of constants or a quantized output: {', '.join(_some(left))}"
+        )
+        print(printable(said), file=sys.stderr)
+    if args.vectors:
+        count = write_arrays(args.vectors, multipliers.step_arrays(convention, layers))
+        print(printable(f"wrote {args.vectors}: {count} arrays of {len(layers)} layers"))
+    elif args.json:
+        record = {"model": str(args.model), **multipliers.as_json(convention, layers)}
+        print(json.dumps(record, indent=2))
+    elif args.csv:
+        print(comma_separated(multipliers.rows(layers), "layer"), end="")
+    elif args.c:
+        print("".join(multipliers.header(convention, layers)), end="")
+    else:
+        print(printable(f"{convention.title}: {convention.sentence}"))
+        for name, what in convention.constants.items():
+            print(f"{name}: {what}")
+        print(f"\n{table(multipliers.rows(layers, most=3))}")
+    return 0
+
+
 def diagnose_command(args: argparse.Namespace) -> int:
     """Compare a dump of your hardware or kernel with ONNX Runtime: where it differs, and why."""
     _check_diagnose(args)
@@ -653,6 +694,26 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--prefix", action="store_true",
         help="begin names in C and Verilog with the layer's, so that layers go together",
+    )  # fmt: skip
+    one = add("multipliers", multipliers_command, inputs=False, images=False)
+    one.add_argument(
+        "--convention", default="onnxruntime", metavar="NAME",
+        help=f"one of {', '.join(conventions.CONVENTIONS)} (default: %(default)s)",
+    )  # fmt: skip
+    one.add_argument("--node", help="this node alone (default: every layer with weights)")
+    one.add_argument(
+        "--factor", choices=("own", "float32"), default="own",
+        help="encode the factor in the precision of the convention's users, or ONNX Runtime's "
+        "float32 factor (default: %(default)s)",
+    )  # fmt: skip
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--c", action="store_true", help="print a C header")
+    form.add_argument(
+        "--vectors", type=Path, metavar="FILE",
+        help="write a .npz file: the accumulators beside every step of this convention and of "
+        "ONNX Runtime, with both outputs",
     )  # fmt: skip
     one = add("diagnose", diagnose_command)
     one.epilog = DIAGNOSED

@@ -1,5 +1,6 @@
 """The accumulators at which a requantizer can go wrong: its thresholds, and its corners."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,18 +62,41 @@ def requantizer(graph: Model, node: Node, x_shape: tuple[int, ...]) -> Requantiz
         x_shape: of the node's first input; a pooling divides by its number of pixels.
     """
     given = graph.arguments(node)
-    _, *others = graph.names(node) or [""]
-    if not all(formal in given for formal in others) or "y_scale" not in given:
-        return None
-    if node.operator == "QLinearConv":
-        return of_conv(graph.conv(node))
-    if node.operator == "com.microsoft.QLinearGlobalAveragePool":
+    conv = layer(graph, node)
+    if conv is None:
+        if node.operator != "com.microsoft.QLinearGlobalAveragePool" or not _complete(graph, node):
+            return None
         last = node.attributes.get("channels_last", 0)
         return _of_pooling(given, x_shape[1:-1] if last else x_shape[2:])
+    found = of_conv(conv)
+    if node.operator == "QLinearConv":
+        return found
+    found, C = replace(found, w=found.w[:, :, 0, 0]), given.get("C")
+    return found if C is None else _with_bias(found, np.asarray(C))
+
+
+def _complete(graph: Model, node: Node) -> bool:
+    """Whether all inputs but the first are constants, and the output is quantized."""
+    given = graph.arguments(node)
+    _, *others = graph.names(node) or [""]
+    return all(formal in given for formal in others) and "y_scale" in given
+
+
+def layer(graph: Model, node: Node) -> qc.Conv | None:
+    """A convolution, or a dense layer as the 1x1 convolution that it is, without its own bias.
+
+    Returns:
+        None for any other node, and where a constant is missing or the output is float.
+    """
+    if not _complete(graph, node):
+        return None
+    if node.operator == "QLinearConv":
+        return graph.conv(node)
+    given = graph.arguments(node)
     if node.operator == "com.microsoft.QGemm":
-        B, C = given["B"], given.get("C")
+        B = given["B"]
     elif node.operator == "QLinearMatMul" and np.ndim(given["b"]) == 2:
-        B, C = given["b"], None
+        B = given["b"]
     else:
         return None
     alpha = np.float32(node.attributes.get("alpha", 1.0))
@@ -80,13 +104,10 @@ def requantizer(graph: Model, node: Node, x_shape: tuple[int, ...]) -> Requantiz
         ar.one_element(given[name]) if given[name].size == 1 else given[name].ravel()
         for name in ("b_scale", "b_zero_point")
     )
-    conv = as_conv(
+    return as_conv(
         alpha * ar.one_element(given["a_scale"]), given["a_zero_point"], B, b_scale, b_zero, None,
         given["y_scale"], given["y_zero_point"], transB=node.attributes.get("transB", 0),
     )  # fmt: skip
-    found = of_conv(conv)
-    found = replace(found, w=found.w[:, :, 0, 0])
-    return found if C is None else _with_bias(found, np.asarray(C))
 
 
 def of_conv(conv: qc.Conv) -> Requantizer:
@@ -125,25 +146,40 @@ def _of_pooling(given: dict, spatial: tuple[int, ...]) -> Requantizer:
     )  # fmt: skip
 
 
-def threshold_accumulators(of: Requantizer) -> dict[str, np.ndarray]:
+def threshold_accumulators(
+    of: Requantizer, other: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """For each channel both ends of its range, each threshold and the accumulator before it.
 
     Between two neighbours in this list the output does not change. So a requantizer that never
     decreases as the accumulator grows, and has these outputs, has ONNX Runtime's on *every*
     accumulator of the range, which holds all that any input of the layer gives.
 
+    Args:
+        other: another stage 2 of these channels that never decreases, int32 (1, M, n) to the
+            output's type; its thresholds are listed, too.
+
     Returns:
-        channel and acc, int32 (n,), sorted by both; y of the output's type, by ONNX Runtime.
+        channel and acc, int32 (n,), sorted by both; y of the output's type, by ONNX Runtime; with
+        ``other`` its outputs as other.
 
     Raises:
         UnusableInput: an accumulator may pass 32 bits.
     """
     steps = _thresholds(of)
+    if other is not None:
+        steps = np.concatenate([steps, thresholds(other, of.low, of.high)], axis=1)
     found = []
     for row, low, high in zip(steps, of.low, of.high, strict=True):
         reached = row[(row > low) & (row <= high)]
         found.append(np.unique([low, high, *reached, *(reached - 1)]))
-    return _with_outputs(of, found)
+    made = _with_outputs(of, found)
+    if other is None:
+        return made
+    count = max(map(len, found))
+    rows = np.stack([np.pad(accs, (0, count - len(accs)), "edge") for accs in found])
+    y = other(rows[None].astype(np.int32))[0]
+    return {**made, "other": np.concatenate([r[: len(a)] for r, a in zip(y, found, strict=True)])}
 
 
 def corner_accumulators(of: Requantizer) -> dict[str, np.ndarray]:

@@ -46,13 +46,17 @@ class Study:
 
     def score(self, operators: dict, images: int, model: Model | None = None) -> float:
         """Accuracy on the first ``images`` test images with another operator table."""
-        hits = 0
+        found = self.predicted(operators, images, model)
+        return round(int((found == self.labels[: len(found)]).sum()) / len(found), 4)
+
+    def predicted(self, operators: dict, images: int, model: Model | None = None) -> np.ndarray:
+        """Labels that the network gives to the first ``images`` test images."""
         images = min(images, len(self.images))
+        found = []
         for start in range(0, images, BATCH):
             x = self.images[start : min(start + BATCH, images)].astype(np.float32)
-            logits = run(model or self.model, x, operators)["logits"]
-            hits += int((logits.argmax(1) == self.labels[start : start + len(x)]).sum())
-        return round(hits / images, 4)
+            found.append(run(model or self.model, x, operators)["logits"].argmax(1))
+        return np.concatenate(found)
 
     def accuracy(self, *args) -> Callable[[], dict]:
         return lambda: {"accuracy": self.score(*args)}

@@ -76,6 +76,12 @@ def test_fixed_point_multipliers_have_their_width():
         assert (error.max() == 0) == (bits >= 24)
 
 
+def test_a_multiplier_half_way_rounds_as_asked():
+    half = np.array([0.5 + 1.5 * 2.0**-8, 0.5 + 2.5 * 2.0**-8])  # 129.5 and 130.5 of 8 bits
+    assert requantizers.fixed_point(half, 8)[0].tolist() == [130, 130]
+    assert requantizers.fixed_point(half, 8, half_up=True)[0].tolist() == [130, 131]
+
+
 def test_integer_form_of_the_float32_chain_is_equal_everywhere():
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -121,8 +127,14 @@ def test_gemmlowp_rounds_twice():
     up = requantizers.requantize_gemmlowp(acc, *five, zero, "half up")
     assert up.ravel().tolist() == [4, 3]
     assert requantizers.requantize_fixed(acc, *five, zero).ravel().tolist() == [3, 3]
-    with pytest.raises(ValueError, match="at least 31"):
-        requantizers.requantize_gemmlowp(acc, np.array([1 << 30]), np.array([30]), zero)
+    # a scale of 1 or more shifts the accumulator first: 1.25 * 6 = 7.5 and 2.5 * 6 = 15
+    for shift, wanted in ((30, [11, -4]), (29, [18, -12])):
+        y = requantizers.requantize_gemmlowp(acc, np.array([5 << 28]), np.array([shift]), zero)
+        assert y.ravel().tolist() == wanted
+    with pytest.raises(ValueError, match="passes 32 bits"):
+        requantizers.requantize_gemmlowp(
+            np.full((1, 1, 1), 1 << 30, np.int32), np.array([1 << 30]), np.array([30]), zero
+        )
 
 
 @pytest.mark.parametrize("half_up", [True, False])

@@ -7,10 +7,15 @@ from qlinear.operators.arithmetic import per_channel, saturate
 ROUNDINGS = ("half even", "half up", "half away", "truncate")
 
 
-def fixed_point(scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+def fixed_point(
+    scale: np.ndarray, bits: int, *, half_up: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """``scale`` as multiplier * 2**-shift with a multiplier of exactly ``bits`` bits.
 
     The scheme of Jacob et al. (2018), section 2.2, there with 31 bits.
+
+    Args:
+        half_up: round a multiplier that lies half way up, as C's ``round`` does, not to even.
 
     Returns:
         multipliers, int64 in [2**(bits - 1), 2**bits), and shifts, int64.
@@ -19,7 +24,8 @@ def fixed_point(scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     [[192, 164], [8, 14]]
     """
     mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
-    multiplier = np.rint(mantissa * 2.0**bits).astype(np.int64)
+    exact = mantissa * 2.0**bits
+    multiplier = (np.floor(exact + 0.5) if half_up else np.rint(exact)).astype(np.int64)
     shift = bits - exponent.astype(np.int64)
     full = multiplier == 1 << bits  # rounded up to the next power of two
     return np.where(full, multiplier >> 1, multiplier), np.where(full, shift - 1, shift)
@@ -97,25 +103,24 @@ def requantize_gemmlowp(
     """Stage 2 with two roundings in a row, as gemmlowp and TensorFlow Lite's kernels do it.
 
     The product with a 31-bit multiplier is rounded to its upper half, half up, as Arm's SQRDMULH
-    does; that is shifted right and rounded again.
+    does; that is shifted right and rounded again. A scale of 1 or more shifts the accumulator left
+    before that.
 
     Source: gemmlowp, fixedpoint/fixedpoint.h, SaturatingRoundingDoublingHighMul and
     RoundingDivideByPOT; TensorFlow Lite, kernels/internal/common.cc, MultiplyByQuantizedMultiplier
-    where TFLITE_SINGLE_ROUNDING is not set. On one x86 machine, LiteRT 2.3.0's reference kernels
-    gave these outputs, and its optimized ones those with "half up", at every threshold of this
-    network; XNNPACK, its default, gave ONNX Runtime's.
+    where TFLITE_SINGLE_ROUNDING is not set. ``models/runtimes.json`` records which kernels of
+    LiteRT were found equal.
 
     Args:
         acc: int32 (N, M, ...).
-        multiplier, shift: int64 (M,), as from ``fixed_point(scale, 31)``; ``shift`` is at least 31,
-            so scales are below 1.
+        multiplier, shift: int64 (M,), as from ``fixed_point(scale, 31)``.
         rounding: of the second rounding, one of ``ROUNDINGS``.
 
     Returns:
         (N, M, ...) of the type of ``y_zero_point``.
 
     Raises:
-        ValueError: a shift is below 31.
+        ValueError: an accumulator that is shifted left passes 32 bits, which C leaves undefined.
     """
     y = shift_right(*gemmlowp_product(acc, multiplier, shift), rounding)
     return saturate(y + int(y_zero_point), np.asarray(y_zero_point).dtype)
@@ -130,15 +135,16 @@ def gemmlowp_product(
         as for :func:`requantize_gemmlowp`.
 
     Raises:
-        ValueError: a shift is below 31.
+        ValueError: an accumulator that is shifted left passes 32 bits, which C leaves undefined.
     """
-    if np.min(shift) < 31:
-        raise ValueError("shift must be at least 31: only scales below 1 are supported")
     multiplier, shift = (per_channel(v, acc.ndim) for v in (multiplier, shift))
+    wide = acc.astype(np.int64) << np.maximum(31 - shift, 0)
+    if wide.size and not -(2**31) <= wide.min() <= wide.max() < 2**31:
+        raise ValueError("acc shifted left passes 32 bits")
     # the saturation that the name speaks of needs both factors to be -2**31
-    upper = shift_right(acc.astype(np.int64) * multiplier, np.int64(31), "half up")
+    upper = shift_right(wide * multiplier, np.int64(31), "half up")
     # twice the value, shifted by one more, is the same number where nothing is left to shift
-    return 2 * upper, shift - 30
+    return 2 * upper, np.maximum(shift - 30, 1)
 
 
 def float32_parts(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ def operators_with(
     accumulator: Callable[[np.ndarray], np.ndarray] | None = None,
     requantizer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = requantize,
     summation: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None,
+    stage_2: Callable[[np.ndarray, Conv], np.ndarray] | None = None,
 ) -> dict:
     """An operator table whose convolutions and dense layers use other arithmetic.
 
@@ -36,6 +37,8 @@ def operators_with(
             y_zero_point.
         summation: computes int32 accumulators (N, M, positions) itself, from int32 columns
             (N, taps, positions), rows (M, taps) and bias (M,); for layers of one group.
+        stage_2: replaces the requantizer where it needs more of a layer than its factor; takes acc
+            and the layer.
 
     With no arguments the table computes what the reference computes.
     """
@@ -52,6 +55,8 @@ def operators_with(
             acc = summation(columns, rows, conv.bias).reshape(len(x), len(rows), *geo.out)
         if accumulator is not None:
             acc = accumulator(acc)
+        if stage_2 is not None:
+            return stage_2(acc, conv)
         return requantizer(acc, conv.factor, conv.y_zero_point)
 
     def conv(x: np.ndarray, *constants: np.ndarray, **attributes) -> np.ndarray:
