@@ -54,7 +54,10 @@ def verdict(report: Report) -> str:
     if first is None:
         elements = sum(tensor.elements for tensor in report.tensors)
         count = len(report.tensors)
-        return f"{EQUAL}: {elements:,} elements of {count} tensor{_s(count)} are ONNX Runtime's"
+        forms = dict.fromkeys(t.form for each in report.tensors for t in each.targets if t.form)
+        what = f" ({'; '.join(forms)})" if forms else ""
+        what = f"{elements:,} elements of {count} tensor{_s(count)} are ONNX Runtime's{what}"
+        return f"{EQUAL}: {what}"
     best = report.equal[0] if report.equal else None
     total = first.mismatches
     if report.verdict == EXPLAINED:

@@ -20,6 +20,7 @@ from onnx import helper
 
 from qlinear import cli, diagnose, dumps, mistakes, oracle
 from qlinear.designs import design_of, with_requantizer
+from qlinear.diagnose_report import verdict
 from qlinear.errors import UnusableInput
 from qlinear.hardware import requantizers
 from qlinear.inputs import Feed
@@ -880,6 +881,7 @@ def test_accumulators_are_compared_with_the_form_that_fits(layers):
     report = layer.diagnosis(raw.astype(np.int32))
     assert report.verdict == diagnose.EQUAL
     assert report.tensors[0].targets[0].form.startswith("sums of the stored integers, before")
+    assert "(sums of the stored integers, before zero points and bias)" in verdict(report)
 
 
 def test_a_pool_and_a_dense_layer_have_accumulators_too(layers):
