@@ -28,7 +28,7 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST, MEDIAN = 20, 8  # lines of a cell
 # results; calibration.json is what models are made of, and marked where it is read with record()
 RECORDED = re.compile(
-    r"(accuracy|analog|benchmark|depthwise|hardware|layer_noise|portability|rtl)\.json"
+    r"(accuracy|analog|benchmark|conventions|depthwise|hardware|layer_noise|portability|rtl|runtimes)\.json"
 )
 ADDING = ("add", "append", "extend", "setdefault", "update")  # methods that change their object
 SITE = "https://int8-reference.github.io/int8-reference/book/explorer.html"
