@@ -40,7 +40,8 @@ from onnxruntime.quantization import (
 )
 
 CORES = os.cpu_count() or 1
-SHORT = 0.02  # seconds: shorter calls are timed several at a turn, after one that is not
+SHORT = 0.02  # seconds: shorter calls are timed several at a turn
+LONG = 1.0  # seconds: shorter calls are timed after one that is not
 # starts a command from a process of its own, which is small: Linux counts the memory of the process
 # that starts another as the other's too. Prints its exit status, times, and most resident memory.
 WATCH = """
@@ -141,19 +142,20 @@ def timed(function: Callable[[], object], calls: int) -> tuple[float, float]:
 def by_turns(functions: list[Callable[[], object]], seconds: float) -> list[tuple[float, float]]:
     """Medians of :func:`timed` for each function, called by turns for so long, at least thrice.
 
-    Before each turn of short calls one is made that does not count: after the other's turn, memory
-    and threads are not as a caller who does nothing else finds them.
+    Before each turn one call is made that does not count, unless it takes long: after the other's
+    turn, memory, threads and cores are not as a caller who does nothing else finds them.
     """
-    calls = []
+    calls, warm = [], []
     for function in functions:
         first, _ = timed(function, 1)  # prepares what later calls find
         once = first if first > 50 * SHORT * 1000 else min(timed(function, 1)[0] for _ in range(3))
         calls.append(max(1, round(SHORT * 1000 / once)))
+        warm.append(once < LONG * 1000)
     found: list[list[tuple[float, float]]] = [[] for _ in functions]
     until = time.perf_counter() + seconds
     while len(found[0]) < 3 or time.perf_counter() < until:
-        for function, count, times in zip(functions, calls, found, strict=True):
-            if count > 1:
+        for function, count, again, times in zip(functions, calls, warm, found, strict=True):
+            if again:
                 function()
             times.append(timed(function, count))
     return [tuple(float(v) for v in np.median(times, axis=0)) for times in found]
