@@ -339,11 +339,11 @@ def test_programming_errors_have_their_size():
     share = Device(PROPORTIONAL, sigma=0.05)
     assert deviation(0, 127, share) == 0
     assert deviation(127, 127, share) == pytest.approx(0.05, rel=0.02)
-    # Joshi et al. 2020: 0.2635 µS of 25 at nothing (half of it cannot be), 1.0554 at full
+    # AIHWKIT 1.1.0: 0.2635 µS of 25 at nothing (half of it cannot be), 1.0554 at full
     pcm = Device(PCM)
     assert deviation(127, 127, pcm) == pytest.approx(1.0554 / 25, rel=0.02)
     assert deviation(0, 127, pcm) == pytest.approx(0.2635 / 25 * sqrt(0.5 - 0.5 / np.pi), rel=0.02)
-    # Wan et al. 2022: 1.103 µS of 40 at full after a second, 2.651 after a day
+    # AIHWKIT's fit to Wan et al. 2022: 1.103 µS of 40 at full after a second, 2.651 after a day
     assert deviation(127, 127, Device(RRAM)) == pytest.approx(1.103 / 40, rel=0.02)
     assert deviation(127, 127, Device(RRAM, seconds=DAY)) == pytest.approx(2.651 / 40, rel=0.02)
 

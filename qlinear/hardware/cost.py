@@ -4,9 +4,10 @@ Counts are exact, of the array as it is described. Prices are of one kind, digit
 32 nm as ISAAC's table has them (Shafiee et al. 2016, Table I), each divided by what the part does:
 
 - a converter of 8 bits, 2 mW at 1.28 GS/s (after Kull et al. 2013, measured in 32 nm), and for
-  other widths in proportion to ``k1 * bits + k2 * 4**bits`` (Murmann 2021, k1 = 100 fJ and
-  k2 = 1 aJ, the envelope of the ADCs published until 2020; its first term is technology, its second
-  noise). Area grows as 10**(1.206 - 0.0369 bits) * 2**bits (Sun et al. 2023, a fit in 28 nm);
+  other widths in proportion to ``k1 * bits + k2 * 4**bits``, a form of Murmann 2021 for the best
+  published ADCs: its first term is technology, its second noise; k1 = 100 fJ and k2 = 1 aJ as in
+  the code of Sun et al. 2023, at 1 V. Area grows as 10**(1.206 - 0.0369 bits) * 2**bits (the same
+  code, a fit in 28 nm);
 - a crossbar of 128 x 128, the 1-bit drivers of its rows, registers, shift and add: power times the
   time of a read, 100 ns; a pulse's unit is 1 ns (Khaddam-Aljameh et al. 2022).
 
@@ -40,7 +41,7 @@ REGISTER_WATTS, REGISTER_AREA = (1.24e-3 + 0.23e-3) / 8, (0.0021 + 0.00077) / 8 
 
 
 def survey_joules(bits: int) -> float:
-    """Energy of one conversion at the envelope of the published ADCs (Murmann 2021)."""
+    """Energy of one conversion at the envelope of the published ADCs (form: Murmann 2021)."""
     return 100e-15 * bits + 1e-18 * 4.0**bits
 
 

@@ -36,7 +36,7 @@ PRIME = Array(
 # Khaddam-Aljameh et al. 2022, the core of Le Gallo et al. 2023: 256 x 256 unit cells of
 # phase-change memory, a pair for each weight, 8-bit inputs as pulse widths, a converter for each
 # column, whose range is calibrated (here not: see ``variants.calibrated``). The errors of the cells
-# are those of Joshi et al. 2020.
+# are those of ``devices.PCM``.
 PCM_CORE = Array(
     rows=256,
     columns=512,  # 256 pairs

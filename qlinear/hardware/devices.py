@@ -5,10 +5,11 @@ conductance ``base`` that a real cell has. The greatest is ``full = levels + bas
 
 Sources, a formula each:
 
-- phase-change memory, its programming error, drift, read noise and the global correction of drift:
-  Joshi et al. 2020, "Methods", whose cells reach 25 µS;
-- RRAM, its error a second and a day after programming: Wan et al. 2022, whose cells reach 40 µS, in
-  the polynomials that Rasch et al. 2021 (AIHWKIT) fitted to the published figures;
+- phase-change memory of at most 25 µS, its programming error, drift and read noise: the code of
+  AIHWKIT 1.1.0 (Rasch et al. 2021), ``inference/noise/pcm.py``, which names Nandakumar et al. 2019;
+  the global correction of drift: Joshi et al. 2020;
+- RRAM of at most 40 µS, its error a second and a day after programming: the polynomials of AIHWKIT
+  1.1.0, ``inference/noise/reram.py``, fitted there to the figures of Wan et al. 2022;
 - the current through a cell is no straight line of the voltage but a sinh: Jiang et al. 2016;
 - the wire of a column as a ladder of resistors: Kirchhoff's laws, no approximation. Word lines are
   ideal here.
@@ -31,8 +32,8 @@ DAY = 86_400.0
 _PCM, _PCM_FULL = (0.2635, 1.9650, -1.1731), 25.0
 _RRAM, _RRAM_FULL = (0.348, 16.030, -43.853, 45.393, -16.815), 40.0
 _RRAM_DAY = (0.701, 22.086, -50.773, 47.095, -16.458)
-PCM_START = 20.0  # seconds: when Joshi et al. first read, from which drift counts
-PCM_READ = 250e-9  # seconds that one of their reads takes
+PCM_START = 20.0  # seconds: the first read, from which drift counts (AIHWKIT's t_0)
+PCM_READ = 250e-9  # seconds that a read takes (its t_read)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def programming_sigma(cells: np.ndarray, full: float, device: Device) -> np.ndar
 def drifted(cells: np.ndarray, full: float, device: Device, rng: np.random.Generator) -> np.ndarray:
     """Phase-change cells after a time: g * (t / t0)**-nu, with nu drawn for each cell.
 
-    nu is Gaussian; its mean and its deviation depend on the conductance (Joshi et al. 2020).
+    nu is Gaussian; its mean and its deviation depend on the conductance (AIHWKIT 1.1.0).
     """
     shares = np.log(np.maximum(cells / full, 1e-7))
     mean = np.clip(-0.0155 * shares + 0.0244, 0.049, 0.1)
@@ -134,7 +135,7 @@ def drifted(cells: np.ndarray, full: float, device: Device, rng: np.random.Gener
 
 
 def read_variance(cells: np.ndarray, full: float, device: Device) -> np.ndarray:
-    """Variance of one read of a phase-change cell, in levels squared (Joshi et al. 2020).
+    """Variance of one read of a phase-change cell, in levels squared (AIHWKIT 1.1.0).
 
     Theirs is 1/f noise, which later reads share in part; here every conversion draws it anew.
     """
