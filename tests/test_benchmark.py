@@ -99,8 +99,9 @@ def test_a_benchmark_of_networks_that_differ_is_refused(monkeypatch):
         benchmark.time_run(load(MODELS / "resnet8_int8.onnx"), x, 1, 0)
 
 
-def test_functions_take_turns_and_medians_count(monkeypatch):
-    known = [(9, 0), (3, 0), (1, 0), (2, 0), (999, 0)]
+@pytest.mark.parametrize("long, warmed", ((999, ["b"]), (1999, [])))
+def test_functions_take_turns_and_medians_count(monkeypatch, long, warmed):
+    known = [(9, 0), (3, 0), (1, 0), (2, 0), (long, 0)]
     times = iter([*known, (5, 1), (8, 2), (7, 7), (6, 3), (6, 9), (9, 4)])
     called = []
 
@@ -113,8 +114,9 @@ def test_functions_take_turns_and_medians_count(monkeypatch):
     monkeypatch.setattr(benchmark, "SHORT", 0.004)
     functions = [lambda: called.append("a"), lambda: called.append("b")]
     assert benchmark.by_turns(functions, 0) == [(6, 7), (8, 3)]
-    # the shortest of later calls, 1 ms, says four a turn; a first one of 999 ms says one
-    first, turn = ["a", 1] * 4 + ["b", 1], ["a", "a", 4, "b", 1]
+    # the shortest of later calls, 1 ms, says four a turn; a long first one says one, and from a
+    # second on no call is made before it that does not count
+    first, turn = ["a", 1] * 4 + ["b", 1], ["a", "a", 4, *warmed, "b", 1]
     assert called == first + turn * 3
 
 
