@@ -159,7 +159,16 @@ def examples() -> list[str]:
 
 def test_readme_shows_every_command():
     names = {line.removeprefix("python -m ").split()[1] for line in examples()}
-    assert names == {"inspect", "validate", "run", "explore", "explain", "vectors", "diagnose"}
+    assert names == {
+        "inspect",
+        "validate",
+        "run",
+        "explore",
+        "explain",
+        "vectors",
+        "multipliers",
+        "diagnose",
+    }
     assert any(line.startswith("python -m ") for line in examples())
 
 
