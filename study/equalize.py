@@ -53,19 +53,30 @@ def is_depthwise(model: Model, node: Node) -> bool:
 
 
 def pairs(model: Model) -> list[Pair]:
-    """The pairs of layers between which a factor can move: nothing else reads what is between."""
+    """The pairs of layers between which a factor can move.
+
+    Nothing else reads what is between, not the caller either, and no other layer has their
+    weights.
+    """
     readers: dict[str, list[Node]] = {}
     for node in model.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
+
+    def only_reader(name: str) -> Node | None:
+        found = readers.get(name, [])
+        return found[0] if len(found) == 1 and name not in model.outputs else None
+
     found = []
     for first in model.of_type("Conv"):
-        between = readers.get(first.outputs[0], [])
-        while len(between) == 1 and between[0].op_type in HOMOGENEOUS:
-            between = readers.get(between[0].outputs[0], [])
-        if len(between) != 1:
+        second = only_reader(first.outputs[0])
+        while second and second.op_type in HOMOGENEOUS:
+            second = only_reader(second.outputs[0])
+        if second is None:
             continue
-        (second,) = between
+        moving = [*first.inputs[1:], *second.inputs[1:2]]
+        if not all(name in model.constants and only_reader(name) for name in moving):
+            continue
         dense = second.op_type == "Gemm" and second.attributes.get("transB")
         plain = second.op_type == "Conv" and second.attributes.get("group", 1) == 1
         if dense or plain or is_depthwise(model, second):
@@ -105,10 +116,13 @@ def equalized(model: Model) -> Model:
     """The same network, the ranges of each pair's channels brought together.
 
     Sweeps over the pairs, as their factors meet in the layers between, until none moves. Two
-    ranges then differ by less than a factor of 2; a channel of zeros is left alone.
+    ranges then differ by a factor of 2 at most; a channel of zeros is left alone.
 
     Args:
         model: float, without Clips (:func:`without_clips`).
+
+    Raises:
+        UnusableInput: the ranges do not settle.
     """
     for _ in range(SWEEPS):
         still = True

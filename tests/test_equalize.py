@@ -115,6 +115,24 @@ def test_a_tensor_with_two_readers_and_a_grouped_layer_are_no_pair():
     assert equalize.pairs(model) == []
 
 
+def test_what_the_caller_reads_and_shared_weights_are_not_moved():
+    nodes = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "d", {})]
+    one = np.ones((4, 4, 1, 1))
+    for seen, expected in (("d", 1), ("c", 0)):
+        model = network(nodes, {"w": one, "v": one}, (1, 4, 4, 4), seen)
+        assert len(equalize.pairs(model)) == expected
+    # the second layer's weights are the first's
+    again = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "w"], "d", {})]
+    assert equalize.pairs(network(again, {"w": one}, (1, 4, 4, 4), "d")) == []
+    # one bias for both layers: divided for the first, it would change the second
+    biased = [("Conv", ["x", "w", "b"], "c", {}), ("Conv", ["c", "v", "b"], "d", {})]
+    stored = {"w": one, "v": one, "b": np.ones(4)}
+    assert equalize.pairs(network(biased, stored, (1, 4, 4, 4), "d")) == []
+    # weights that are computed
+    fed = [("Conv", ["x", "x"], "c", {}), ("Conv", ["c", "v"], "d", {})]
+    assert equalize.pairs(network(fed, {"v": one}, (4, 4, 1, 1), "d")) == []
+
+
 def test_a_layer_of_one_input_channel_is_not_depthwise():
     nodes = [("Conv", ["x", "w"], "c", {}), ("Conv", ["c", "v"], "y", {})]
     constants = {"w": np.full((1, 2, 1, 1), 16.0), "v": np.ones((3, 1, 1, 1))}
