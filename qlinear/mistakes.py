@@ -332,7 +332,7 @@ def _dilation(d: Design) -> Designs:
     return _geometry(d, {"": dict(dilations=(1,) * len(d.first.geo.dilations))})
 
 
-@mistake("groups ignored", LAYOUT, (Sum,), STAGES, "Tencent/ncnn/issues/1304")
+@mistake("groups ignored", LAYOUT, (Sum,), STAGES)
 def _groups(d: Design) -> Designs:
     """Every group reads the first group's input channels."""
     x, group = d.first.x, d.first.geo.group
