@@ -949,7 +949,7 @@ def _explained(
     if elements.has_explanation(node):
         element = elements.explain(graph, node, values, first.name, at)
     # a design of one value would leave as many, and explain nothing
-    by_chance = best >= sum(_but_the_commonest(t.reading.values) for t in first.targets)
+    by_chance = best >= sum(but_the_commonest(t.reading.values) for t in first.targets)
     if tried.explanations and not best:
         verdict = EXPLAINED
     elif random and not partly:
@@ -971,7 +971,7 @@ def _explained(
     )  # fmt: skip
 
 
-def _but_the_commonest(values: np.ndarray) -> int:
+def but_the_commonest(values: np.ndarray) -> int:
     """How many elements do not have the most frequent value."""
     return values.size - int(np.unique(values, return_counts=True)[1].max(initial=0))
 

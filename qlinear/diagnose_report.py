@@ -17,6 +17,7 @@ from qlinear.diagnose import (
     PARTLY,
     Explanation,
     Report,
+    but_the_commonest,
     differences,
     picture,
     steps_beside,
@@ -85,6 +86,12 @@ def verdict(report: Report) -> str:
         return (
             f"{report.verdict}: every element is {held}: was it ever written? A dump of one value "
             "tells no mistakes apart"
+        )
+    others = sum(but_the_commonest(target.reading.values) for target in first.targets)
+    if best and best.unexplained >= others and others < total:
+        return (
+            f"{report.verdict}: no mistake that is known explains more of the {total:,} mismatches "
+            "than a tensor of one value does"
         )
     explained = total - best.unexplained if best else 0
     most = f"more than {explained:,}" if explained else "any"
