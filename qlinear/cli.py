@@ -68,6 +68,11 @@ DIAGNOSED = """exit statuses:
   2 the model, an input or the dump is unusable; one line says why"""
 
 
+PRINTED = """exit statuses:
+  0 what to program is printed, or written
+  2 the model or an argument is unusable; one line says why"""
+
+
 def progress(steps: Iterable, title: str, total: int) -> Iterable:
     """A bar on a terminal's standard error, from the first moment; nothing elsewhere."""
     title = printable(title)[:60]
@@ -696,6 +701,7 @@ def parser() -> argparse.ArgumentParser:
         help="begin names in C and Verilog with the layer's, so that layers go together",
     )  # fmt: skip
     one = add("multipliers", multipliers_command, inputs=False, images=False)
+    one.epilog = PRINTED
     one.add_argument(
         "--convention", default="onnxruntime", metavar="NAME",
         help=f"one of {', '.join(conventions.CONVENTIONS)} (default: %(default)s)",

@@ -29,6 +29,7 @@ STATUS = {EQUAL: 0, EXPLAINED: 1, PARTLY: 1, FLIPS: 1, UNEXPLAINED: 1}
 SEEDS = 3  # mistakes on top of which others are tried, chosen by what they leave; as many by shape
 SAMPLE = 128  # positions of a large layer at which a design is tried first
 MOST_LEFT = 0.8  # of the mismatches, what explains in part may leave at most
+FEW = 16  # elements that may well be equal by chance
 WORTH = 0.8  # of what one mistake leaves of a sample, two may leave at most to be computed whole
 SLOW = ("accumulator saturates at every product", "accumulator saturates after tiles",
         "pairs saturate at 16 bits")  # fmt: skip
@@ -77,6 +78,11 @@ class Target:
     def wrong(self) -> np.ndarray:
         return _differ(self.expected, self.reading.values)
 
+    @property
+    def constant(self) -> bool:
+        """Whether the dump holds one value, and so nothing that tells mistakes apart."""
+        return self.wrong.size >= FEW and _one_value(self.reading.values)
+
     def of(self, design: Design) -> np.ndarray:
         """What a design has where the dump has its values."""
         if not self.form:
@@ -91,6 +97,10 @@ class Target:
 def _form(form: str, design: Design) -> np.ndarray:
     first = design.first
     return first.acc if form == next(iter(FORMS)) else FORMS[form](first).acc
+
+
+def _one_value(values: np.ndarray) -> bool:
+    return bool(values.size) and not _differ(values, np.full_like(values, values.flat[0])).any()
 
 
 def _differ(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -393,7 +403,8 @@ def explain(design: Design, targets: Sequence[Target], progress: Progress | None
             excluded.append(mistake.name)
     found = _grouped(each for each in scored if each.left < before)
     pairs = 0
-    if not found or found[0].unexplained:
+    constant = all(target.constant for target in targets)  # of pairs too many would explain it
+    if not constant and (not found or found[0].unexplained):
         two, pairs = _pairs(design, targets, scored, before, progress)
         found = sorted([*found, *two], key=lambda e: (e.unexplained, len(e.steps)))
     return Tried(
@@ -711,6 +722,13 @@ def _other_inputs(design: Design) -> Iterable[tuple[str, object, np.ndarray | No
             rng = np.random.default_rng(seed)
             values = rng.integers(info.min, info.max, x.shape, x.dtype, endpoint=True)
             made.append((f"random {x.dtype} of seed {seed}", values))
+            if isinstance(first, Pool):  # of such pixels all means are alike, or saturate
+                reach = 256 / (float(design.factor) * first.pixels)  # steps of the input
+                shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+                level = first.x_zero + np.rint(reach * rng.uniform(-1, 1, shape))
+                near = (level + rng.integers(-8, 9, x.shape)).clip(info.min, info.max)
+                named = f"random {x.dtype} of seed {seed} around a level of each channel"
+                made.append((named, near.astype(x.dtype)))
         for where, values in made:
             yield f"the layer's output for {where}", replace(first, x=values), values
     elif isinstance(first, Pair):
@@ -786,6 +804,7 @@ class Report:
     equal: tuple[Explanation, ...] = ()  # that leave as little as the best
     apart: Apart | None = None
     chance: str = ""
+    another: str = ""  # tensor of the run that the dump is
     element: elements.Element | None = None  # the first that differs, worked out
     at: tuple[int, ...] = ()
     design: Design | None = None
@@ -843,6 +862,7 @@ class Report:
             "equal": [e.name for e in self.equal],
             "apart": {"where": self.apart.where, "gives": self.apart.gives} if self.apart else None,
             "random": self.chance,
+            "another_tensor": self.another or None,
             "excluded": list(self.tried.excluded) if self.tried else [],
             "invisible": list(self.tried.invisible) if self.tried else [],
             "designs": self.tried.designs if self.tried else 0,
@@ -928,20 +948,56 @@ def _explained(
     element = None
     if elements.has_explanation(node):
         element = elements.explain(graph, node, values, first.name, at)
+    # a design of one value would leave as many, and explain nothing
+    by_chance = best >= sum(but_the_commonest(t.reading.values) for t in first.targets)
     if tried.explanations and not best:
         verdict = EXPLAINED
     elif random and not partly:
         verdict = FLIPS
     else:
-        verdict = PARTLY if best <= MOST_LEFT * first.mismatches else UNEXPLAINED
+        enough = best <= MOST_LEFT * first.mismatches and not by_chance
+        verdict = PARTLY if enough else UNEXPLAINED
+    another = _another(first, values)
+    notes = _notes(graph, tensors, first, x)
+    if verdict != EXPLAINED:
+        notes = (*_unwritten(target), *notes)
     return Report(
         network, feed, tuple(tensors), verdict, first,
         where=tuple(places(design, y, wrong)),
         tried=tried, equal=equal,
-        apart=tell_apart(design, equal) if len(equal) > 1 and not best else None,
-        chance=random, element=element, at=at, design=design, values=values,
-        notes=_notes(graph, tensors, first, x),
+        apart=tell_apart(design, equal) if len(equal) > 1 and verdict == EXPLAINED else None,
+        chance=random, another=another, element=element, at=at, design=design, values=values,
+        notes=notes,
     )  # fmt: skip
+
+
+def but_the_commonest(values: np.ndarray) -> int:
+    """How many elements do not have the most frequent value."""
+    return values.size - int(np.unique(values, return_counts=True)[1].max(initial=0))
+
+
+def _another(first: Tensor, values: dict[str, np.ndarray]) -> str:
+    """Another tensor of the run that the dump is, element for element; empty if there is none."""
+    target = first.differs
+    theirs = target.reading.values
+    if target.form or target.constant or theirs.size < FEW:
+        return ""
+    for name, value in values.items():
+        same = isinstance(value, np.ndarray) and value.shape == theirs.shape
+        if same and name != first.name and not _differ(theirs, value).any():
+            return name
+    return ""
+
+
+def _unwritten(target: Target) -> tuple[str, ...]:
+    """A note on mismatches that all hold one value, where ONNX Runtime has several."""
+    wrong = target.wrong
+    held = target.reading.values[wrong]
+    alike = len(held) >= FEW and _one_value(held) and not _one_value(target.expected[wrong])
+    if not alike or target.constant:
+        return ()
+    what = f"every element that differs is {held[0]}: was it ever written?"
+    return (f"{target.dump.path}: {what}",)
 
 
 def _tried(
@@ -1019,10 +1075,12 @@ def _notes(
             notes += [f"{dump.path}: {note}" for note in (*dump.notes, target.reading.note) if note]
             if target.form:
                 notes.append(f"{dump.path}: compared with the {target.form}")
-            if (
-                target.wrong.any()
-                and (target.reading.values == target.reading.values.flat[0]).all()
-            ):
+            if "with 0 on the border" in target.form:
+                notes.append(
+                    f"{dump.path}: such sums give ONNX Runtime's output only if the correction for "
+                    "the zero point leaves out what is on the border"
+                )
+            if target.wrong.any() and _one_value(target.reading.values):
                 held = target.reading.values.flat[0]
                 notes.append(f"{dump.path}: every element is {held}: was it ever written?")
     written = [name for node in graph.nodes for name in node.outputs if name]

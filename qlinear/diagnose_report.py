@@ -17,6 +17,7 @@ from qlinear.diagnose import (
     PARTLY,
     Explanation,
     Report,
+    but_the_commonest,
     differences,
     picture,
     steps_beside,
@@ -64,8 +65,13 @@ def verdict(report: Report) -> str:
         others = len(report.equal) - 1
         alike = f", and so {'do' if others > 1 else 'does'} {others} other{_s(others)}"
         verb = "explain" if len(best.steps) > 1 else "explains"
-        said = f"{_title(best)} {verb} all {total:,} mismatches"
+        said = f"{_with_variants(best)} {verb} {_all(total)}"
         return f"{EXPLAINED}: {said}{alike * bool(others)}"
+    if report.another:
+        return (
+            f"{report.verdict}: no mistake that is known explains {_all(total)}, but the dump is "
+            f"ONNX Runtime's {report.another}, all of it: is the name right?"
+        )
     if report.verdict == FLIPS:
         return f"{FLIPS}: {report.chance}; no mistake that is known explains them"
     if report.verdict == PARTLY:
@@ -73,11 +79,24 @@ def verdict(report: Report) -> str:
         if report.chance:
             rest = f"what is left looks like random flips: {report.chance}"
         verb = "leave" if len(best.steps) > 1 else "leaves"
-        said = f"{_title(best)} {verb} {best.unexplained:,} of {total:,} mismatches"
+        said = f"{_with_variants(best)} {verb} {best.unexplained:,} of {total:,} mismatches"
         return f"{PARTLY}: {said}; {rest}"
+    if all(target.constant for target in first.targets):
+        held = first.differs.reading.values.flat[0]
+        return (
+            f"{report.verdict}: every element is {held}: was it ever written? A dump of one value "
+            "tells no mistakes apart"
+        )
+    others = sum(but_the_commonest(target.reading.values) for target in first.targets)
+    if best and best.unexplained >= others and others < total:
+        return (
+            f"{report.verdict}: no mistake that is known explains more of the {total:,} mismatches "
+            "than a tensor of one value does"
+        )
     explained = total - best.unexplained if best else 0
     most = f"more than {explained:,}" if explained else "any"
-    return f"{report.verdict}: no mistake that is known explains {most} of the {total:,} mismatches"
+    rest = f"{most} of the {total:,} mismatches" if total > 1 else "the one mismatch"
+    return f"{report.verdict}: no mistake that is known explains {rest}"
 
 
 def _s(count: int) -> str:
@@ -86,6 +105,19 @@ def _s(count: int) -> str:
 
 def _title(each: Explanation) -> str:
     return f"{each.name} ({each.variant})" if each.variant else each.name
+
+
+def _all(count: int) -> str:
+    return f"all {count:,} mismatches" if count > 1 else "the one mismatch"
+
+
+def _with_variants(each: Explanation) -> str:
+    """The title, and how many variants besides the one that it names do as well."""
+    more = len(each.variants) - 1
+    if not more:
+        return _title(each)
+    others = f"{more} other variant{_s(more)}"
+    return f"{each.name} ({each.variant}, or {others})" if each.variant else _title(each)
 
 
 def _head(report: Report) -> list[str]:

@@ -226,7 +226,7 @@ def tensor_of(
     """
     note = ""
     if raw.form == "array" and layout is None:
-        layout = _layout_of(raw.data.shape, shape)
+        layout = next(iter(_layouts_of(raw.data.shape, shape)), "NCHW")
         if layout != "NCHW":
             note = f"its shape {_by(raw.data.shape)} is {layout}"
     layout = layout or "NCHW"
@@ -241,8 +241,8 @@ def tensor_of(
             f"{raw.path}: holds {held}; {what} has {_by(place)} = {count} elements in {layout}"
             f"{hint}"
         )
-    squeezed = [tuple(s for s in each if s != 1) for each in (raw.data.shape, place)]
-    if raw.form == "array" and raw.data.ndim > 2 and squeezed[0] != squeezed[1]:
+    same = _squeezed(raw.data.shape) == _squeezed(place)
+    if raw.form == "array" and raw.data.ndim > 2 and not same:
         raise UnusableInput(
             f"{raw.path}: has shape {_by(raw.data.shape)}; {what} has {_by(place)} in {layout}"
         )
@@ -253,14 +253,35 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "1 element"
 
 
-def _layout_of(have: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """The layout that a file's shape says; NCHW where it says none."""
-    squeezed = tuple(size for size in have if size != 1)
-    blocks = [f"NCHW{have[-1]}c"] if len(have) == len(shape) + 1 and have[-1] else []
-    for layout in ("NCHW", "NHWC", *blocks):
-        if squeezed == tuple(size for size in physical(shape, layout) if size != 1):
-            return layout
-    return "NCHW"
+def _layouts_of(have: tuple[int, ...], shape: tuple[int, ...]) -> list[str]:
+    """The layouts that a file's shape can be; none where it says nothing.
+
+    Axes of size 1 may be left out, or be too many, only where no layout has the shape as it is.
+    """
+    block = [f"NCHW{have[-1]}c"] if len(have) == len(shape) + 1 and 0 < have[-1] < 10_000 else []
+    places = {layout: physical(shape, layout) for layout in ("NCHW", "NHWC", *block)}
+    squeezed = _squeezed(have)
+    return [layout for layout, place in places.items() if have == place] or [
+        layout for layout, place in places.items() if squeezed == _squeezed(place)
+    ]
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _as_the_others(arrays: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
+    """The layout that is the only one of every array whose shape leaves no other.
+
+    Args:
+        arrays: of each the file's shape and the tensor's.
+    """
+    clear = set()
+    for have, shape in arrays:
+        layouts = _layouts_of(have, shape)
+        if len(layouts) == 1 and len(_squeezed(shape[1:])) > 1:
+            clear.add(layouts[0])
+    return clear.pop() if len(clear) == 1 else None
 
 
 def _elements(raw: Raw, count: int, kind: str | None) -> np.ndarray:
@@ -465,16 +486,26 @@ def collect(
         else:
             found += _of_names(Path(text), names, set(graph.inputs))
     nodes = {name: node for node in graph.nodes for name in node.outputs}
+    arrays = [
+        (each.raw.data.shape, np.shape(values.get(each.tensor)))
+        for each in found
+        if each.raw.form == "array"
+    ]
+    others = _as_the_others(arrays)
     dumps = []
     for each in found:
         y = values.get(each.tensor)
         if not isinstance(y, np.ndarray):
             raise UnusableInput(f"{each.raw.path}: {each.tensor} is no tensor of this run")
         what = f"{each.tensor}, {y.dtype},"
-        array, note = tensor_of(each.raw, y.shape, layout or each.layout or None, kind, what)
+        own, more = layout or each.layout or None, ""
+        able = _layouts_of(each.raw.data.shape, y.shape) if each.raw.form == "array" else []
+        if own is None and others in able[1:]:
+            own, more = others, f"its shape can be {' or '.join(able)}; {others} as the others' is"
+        array, note = tensor_of(each.raw, y.shape, own, kind, what)
         has_sums = nodes[each.tensor].operator in SUMMED
         ways = readings(array, y.dtype, has_sums, each.sums, f"{each.raw.path}: {each.tensor}")
-        notes = tuple(text for text in (each.note, note) if text)
+        notes = tuple(text for text in (each.note, note, more) if text)
         dumps.append(Dump(each.tensor, each.raw.path, ways, notes))
     return dumps
 

@@ -332,7 +332,7 @@ def _dilation(d: Design) -> Designs:
     return _geometry(d, {"": dict(dilations=(1,) * len(d.first.geo.dilations))})
 
 
-@mistake("groups ignored", LAYOUT, (Sum,), STAGES, "Tencent/ncnn/issues/1304")
+@mistake("groups ignored", LAYOUT, (Sum,), STAGES)
 def _groups(d: Design) -> Designs:
     """Every group reads the first group's input channels."""
     x, group = d.first.x, d.first.geo.group
@@ -871,7 +871,7 @@ def _q31(d: Design) -> Designs:
     return {how: _multiplied(d, 31, how) for how in ("half up", "half away")}
 
 
-@mistake("Q15 multiplier", MULTIPLIER, LAYERS, FIXED, "nvdla/hw/issues/331")
+@mistake("Q15 multiplier", MULTIPLIER, LAYERS, FIXED)
 def _q15(d: Design) -> Designs:
     """The factor is a 15-bit integer multiplier and a shift, rounded once."""
     return {how: _multiplied(d, 15, how) for how in ("half up", "half away")}
@@ -1355,7 +1355,7 @@ mistake(
     ROUNDING,
     REQUANTIZED,
     MANY,
-    "nvdla/hw/issues/331",
+    "",
     "The result is rounded down, as an arithmetic shift right does it.",
 )(_rounds(("", "floor")))
 mistake("ceiling", ROUNDING, REQUANTIZED, MANY, "", "The result is rounded up.")(

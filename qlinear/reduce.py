@@ -765,7 +765,8 @@ def _said(r: Reduction) -> list[str]:
     if r.without is not None and r.outputs:
         total = sum(c.mismatches for c in r.outputs)
         what = ", ".join(cause.names) if cause.together else last
-        lines += [f"whole model without {what}: {r.without} output elements differ, not {total}"]
+        many = f"not {total}" if r.without != total else "as many: they have another cause"
+        lines += [f"whole model without {what}: {r.without} output elements differ, {many}"]
     return lines
 
 

@@ -331,3 +331,8 @@ def test_help_has_examples():
     done = qlinear("--help")
     assert done.returncode == 0 and "qlinear explain MODEL.onnx" in done.stdout
     assert qlinear("vectors", BOOK).returncode == 2  # --out is missing
+
+
+def test_help_of_what_compares_nothing_promises_no_verdict():
+    said = qlinear("multipliers", "--help").stdout
+    assert "exit statuses:" in said and "FAIL" not in said and "PARTIAL" not in said

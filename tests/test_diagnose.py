@@ -23,7 +23,7 @@ from qlinear.designs import design_of, with_requantizer
 from qlinear.diagnose_report import verdict
 from qlinear.errors import UnusableInput
 from qlinear.hardware import requantizers
-from qlinear.inputs import Feed
+from qlinear.inputs import Feed, load_samples
 from qlinear.mistakes import CATALOGUE
 from qlinear.onnx_model import load
 from qlinear.ort import operator_model
@@ -382,28 +382,28 @@ def test_a_mistake_in_c_is_named(layers, from_c, name):
 
 # --- in the Verilog
 
-PE, BENCH = RTL / "qlinearconv_pe.v", RTL / "testbench.v"
-NEXT = "wire signed [31:0] next = (start ? bias : acc) + (valid ? x * w : 32'sd0);"
-FULL = "wire signed [31:0] full = (start ? bias : acc) + (valid ? x * w : 32'sd0);\n"
-EVEN = "(rest > half || (rest == half && floor[0])) ? 48'd1 : 48'd0"
+VERILOG = [RTL / name for name in ("qlinearconv_pe.sv", "requantizer.sv", "testbench.v")]
+PRODUCT = "wire signed [ACC-1:0] product = ACC'(x) * ACC'(w);\n"
+FULL = (PRODUCT, f"{PRODUCT}wire signed [ACC-1:0] full = (first ? bias : acc) + product;\n")
+NEXT = "acc <= (first ? bias : acc) + product"
+EVEN = "rest[25] && (floor[0] || rest[24:0] != 0)"
+LEAST = "value < 27'(Y_MIN) ? 9'(Y_MIN)"
 IN_VERILOG: dict[str, tuple] = {
     "": (),
-    "accumulator wraps": (
-        (NEXT, FULL + "wire signed [31:0] next = {{16{full[15]}}, full[15:0]};"),),
+    "accumulator wraps": (FULL, (NEXT, "acc <= {{(ACC-16){full[15]}}, full[15:0]}")),
     "accumulator saturates at every product": (
-        (NEXT, FULL + "wire signed [31:0] next = full > 32767 ? 32767 : full < -32768 ? -32768 : "
-         "full;"),),
-    "bias missing": (("(start ? bias : acc)", "(start ? 32'sd0 : acc)"),),
-    "x minus its zero point in 8 bits": (("x * w", "$signed(x[7:0]) * w"),),
-    "round half away from zero": ((EVEN, "(rest >= half) ? 48'd1 : 48'd0"),),
-    "truncated toward zero": ((EVEN, "48'd0"),),
-    "y zero point forgotten": (("value = value + Y_ZERO;", ""),),
-    "saturates at ±127": (("if (value < Y_MIN) y = Y_MIN;", "if (value < -127) y = -127;"),),
-    "output wraps": (("if (value < Y_MIN) y = Y_MIN;\n        else if (value > Y_MAX) y = Y_MAX;\n"
-                      "        else y = value[8:0];", "y = value[8:0];"),),
-    "padding 0": (("x = 0;\n                        else", "x = -`X_ZERO;\n else"),),
+        FULL, (NEXT, "acc <= full > 32767 ? 32767 : full < -32768 ? -32768 : full")),
+    "bias missing": (("(first ? bias : acc)", "(first ? '0 : acc)"),),
+    "x minus its zero point in 8 bits": (("ACC'(x)", "ACC'($signed(x[7:0]))"),),
+    "round half away from zero": ((EVEN, "rest[25]"),),
+    "truncated toward zero": ((EVEN, "1'b0"),),
+    "y zero point forgotten": ((" + 27'(y_zero_point)", ""),),
+    "saturates at ±127": ((LEAST, "value < -127 ? -9'd127"),),
+    "output wraps": ((f"{LEAST} : value > 27'(Y_MAX) ? 9'(Y_MAX) : ", ""),),
+    "padding 0": ((">= `W_IN) x = 0;", ">= `W_IN) x = -`X_ZERO;"),),
     "stride ignored": (("oy * `STRIDE_H", "oy"), ("ox * `STRIDE_W", "ox")),
-    "groups ignored": (("first = (m / (`C_OUT / `GROUPS)) * (`C_IN / `GROUPS);", "first = 0;"),),
+    "groups ignored": (("channel = (m / (`C_OUT / `GROUPS)) * (`C_IN / `GROUPS);",
+                        "channel = 0;"),),
     "kernel flipped": (("wide(w_mem[m * TAPS + at]", "wide(w_mem[m * TAPS + (c * `K_H + `K_H - 1 - "
                         "ky) * `K_W + `K_W - 1 - kx]"),),
     "bias of another channel": (("            bias = bias_mem[m];",
@@ -423,14 +423,14 @@ def vectors_of_small(layers, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", IN_VERILOG)
 def test_a_mistake_in_verilog_is_named(layers, vectors_of_small, tmp_path, name):
     needs(shutil.which("iverilog") is not None, "Icarus Verilog")
-    both = f"{PE.read_text()}// bench\n{BENCH.read_text()}"
-    # stage 2 appears before the bench, and only the bench says what an element became
-    compares = r"if \(done !== 1'b1 \|\| acc !== acc_mem\[out\]\n.*?begin\n"
+    both = "\n".join(path.read_text() for path in VERILOG)
+    # the bench prints every element, and compares none
+    compares = r"if \(there !== 1'b1 \|\| sum !== acc_mem\[out\]\n.*?begin\n"
     prints = '$display("%02x", y[7:0]); if (0) begin\n'
     both = re.sub(compares, prints, both, flags=re.S)
-    (tmp_path / "all.v").write_text(patched(both, IN_VERILOG[name], name))
-    command = ["iverilog", "-g2001", "-I", vectors_of_small, "-o", tmp_path / "bench"]
-    subprocess.run([*command, tmp_path / "all.v"], check=True, capture_output=True)
+    (tmp_path / "all.sv").write_text(patched(both, IN_VERILOG[name], name))
+    command = ["iverilog", "-g2012", "-I", vectors_of_small, "-o", tmp_path / "bench"]
+    subprocess.run([*command, tmp_path / "all.sv"], check=True, capture_output=True)
     run = ["vvp", "-n", tmp_path / "bench"]
     done = subprocess.run(run, cwd=vectors_of_small, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if re.fullmatch("[0-9a-f]{2}", line)]
@@ -996,6 +996,21 @@ def test_every_format_in_every_layout(book, tmp_path, layout, capsys):
         assert f"is {layout}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "NCHW16c"])
+def test_a_shape_that_two_layouts_have_is_read_as_the_other_files(tmp_path, capsys, layout):
+    path = MODELS / "mobilenet_int8_per_channel.onnx"  # has tensors of 16 x 16 x 16
+    feed = Feed({"image": load_samples()[0][:1].astype(np.float32)}, "test")
+    network = oracle.settle(load(path), feed.values)
+    values = diagnose.ort_values(network, feed, network.graph.nodes)
+    for name in ("stem", "block1_depthwise", "block2_expand"):
+        y = values[f"{name}_out_quantized"]
+        np.save(tmp_path / f"{name}_quant.npy", dumps.from_nchw(y, layout))
+    assert values["block1_depthwise_out_quantized"].shape == (1, 16, 16, 16)
+    assert cli.main(["diagnose", str(path), str(tmp_path)]) == 0
+    said = "block1_depthwise_quant.npy: its shape can be NCHW or NHWC; NHWC as the others' is"
+    assert (said in capsys.readouterr().out) == (layout == "NHWC")
+
+
 def test_folders_by_manifest_by_name_and_by_position(book, tmp_path, capsys):
     network, _, values = book
     out = tmp_path / "vectors"
@@ -1172,6 +1187,96 @@ def test_a_dump_of_one_value_is_asked_about(tmp_path, capsys):
     np.save(tmp_path / "zero.npy", np.zeros((1, 16, 32, 32), np.int8))
     assert cli.main(["diagnose", str(BOOK), str(tmp_path / "zero.npy"), "--node", "stem"]) == 1
     assert "every element is 0: was it ever written?" in capsys.readouterr().out
+
+
+def said_of(tmp_path, capsys, node: str, dump: np.ndarray) -> tuple[str, str]:
+    """What the command prints of a dump of the book's network: all of it, and the last line."""
+    np.save(tmp_path / "dump.npy", dump)
+    assert cli.main(["diagnose", str(BOOK), str(tmp_path / "dump.npy"), "--node", node]) == 1
+    printed = capsys.readouterr().out
+    return printed, printed.splitlines()[-1]
+
+
+def test_a_dump_of_one_value_is_not_explained_by_pairs(book, tmp_path, capsys):
+    y = book[2]["block2_conv1_out_quantized"]
+    _, last = said_of(tmp_path, capsys, "block2_conv1", np.zeros_like(y))
+    assert last.startswith("UNEXPLAINED: every element is 0: was it ever written?")
+
+
+def test_a_part_that_was_never_written_is_asked_about(book, tmp_path, capsys):
+    y = book[2]["block2_conv1_out_quantized"].copy()
+    y[:, :, 8:] = 0
+    printed, last = said_of(tmp_path, capsys, "block2_conv1", y)
+    assert "every element that differs is 0: was it ever written?" in printed
+    assert last.startswith("UNEXPLAINED")
+    nothing = np.full_like(book[2]["logits"], np.nan)
+    printed, _ = said_of(tmp_path, capsys, "logits", nothing)
+    assert "every element is nan: was it ever written?" in printed
+
+
+def test_what_only_saturation_makes_alike_is_not_explained_in_part(book, tmp_path, capsys):
+    """Two layers with a ReLU are both at their zero point in places, whatever the mistake."""
+    values = book[2]
+    mixed = values["block2_conv1_out_quantized"][:, ::-1, ::-1]  # of another layer, and moved
+    _, last = said_of(tmp_path, capsys, "block2_conv2", mixed)
+    assert last.startswith("UNEXPLAINED") and last.endswith("than a tensor of one value does")
+
+
+def test_a_dump_under_another_tensors_name_is_recognized(book, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(diagnose, "SEEDS", 0)  # without pairs, to be quick
+    other = book[2]["block2_conv1_out_quantized"]
+    _, last = said_of(tmp_path, capsys, "block2_conv2", other)
+    assert "but the dump is ONNX Runtime's block2_conv1_out_quantized, all of it" in last
+
+
+def test_one_mismatch_is_counted_as_one(book, tmp_path, capsys):
+    y = book[2]["logits"].copy()
+    y[0, 3] += 1
+    _, last = said_of(tmp_path, capsys, "logits", y)
+    assert last == "UNEXPLAINED: no mistake that is known explains the one mismatch"
+
+
+def test_variants_that_explain_as_much_are_counted_in_the_verdict(book, tmp_path, capsys):
+    """The stem saturates below zero, where the second rounding's ties would tell them apart."""
+    network, _, values = book
+    node = next(n for n in network.graph.nodes if n.name == "stem_quant")
+    design = design_of(network.graph, node, values, values["stem_out_quantized"])
+    of = design.first
+    x_scale, w_scale, y_scale = (np.float64(s) for s in of.scales)
+    mantissa, exponent = np.frexp(x_scale * w_scale / y_scale)
+    q31, right = (np.rint(v).astype(np.int64)[:, None, None]
+                  for v in (mantissa * 2**31, -exponent.astype(np.int64)))  # fmt: skip
+    upper = (of.acc.reshape(design.shape).astype(np.int64) * q31 + 2**30) >> 31
+    y = (upper + (1 << (right - 1))) >> right
+    y = np.clip(y + design.y_zero, -128, 127).astype(np.int8)
+    printed, last = said_of(tmp_path, capsys, "stem", y)
+    assert "as well: then half up, as the optimized kernels" in printed
+    assert (
+        "two roundings, as gemmlowp (then half away, as the reference kernels, or 1 other" in last
+    )
+
+
+def test_sums_with_0_on_the_border_are_equal_with_a_condition(layers):
+    layer = layers["small"]
+    design = design_of(layer.network.graph, layer.node, layer.values, layer.y)
+    stored = diagnose.FORMS[list(diagnose.FORMS)[-1]](design.first).acc.reshape(layer.y.shape)
+    assert (stored != design.first.acc.reshape(layer.y.shape)).any()
+    report = layer.diagnosis(stored, sums=True)
+    assert report.verdict == diagnose.EQUAL
+    assert any("leaves out what is on the border" in note for note in report.notes)
+
+
+def test_a_pool_divided_by_one_less_is_told_from_a_narrow_multiplier(book, tmp_path, capsys):
+    network, _, values = book
+    node = next(n for n in network.graph.nodes if n.name == "pool_quant")
+    x, x_scale, x_zero, y_scale, y_zero = (np.asarray(
+        values.get(name, network.graph.constants.get(name))) for name in node.inputs)  # fmt: skip
+    total = (x.astype(np.int64) - x_zero).sum(axis=(2, 3), keepdims=True)
+    y = np.clip(np.rint(total / 63 * (x_scale / y_scale)) + y_zero, -128, 127).astype(np.int8)
+    printed, last = said_of(tmp_path, capsys, "pool", y)
+    assert last.startswith("EXPLAINED: pool: divisor (one less) explains all 21 mismatches, and")
+    said = " ".join(printed.split())
+    assert "what would tell them apart" in said and "around a level of each channel" in said
 
 
 def test_a_manifest_of_another_model_is_refused(tmp_path):
