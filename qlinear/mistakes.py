@@ -289,7 +289,7 @@ def _kernel_transposed(d: Design) -> Designs:
     return {k: _first(d, w=v) for k, v in _orders(w, {"": lambda w: w.swapaxes(2, 3)}).items()}
 
 
-@mistake("weight layout", LAYOUT, (Sum,), ORDER, "pytorch/executorch/pull/17423")
+@mistake("weight layout", LAYOUT, (Sum,), ORDER)
 def _weight_layout(d: Design) -> Designs:
     """The weights lie in another order than they are read in."""
 
@@ -610,7 +610,6 @@ def _saturates_tiles(d: Design) -> Designs:
     SUMMING,
     (Sum,),
     "06-accumulators#two-products-in-16-bits-vpmaddubsw",
-    "pytorch/pytorch/issues/17458",
 )
 def _pairs(d: Design) -> Designs:
     """Products are added in pairs that saturate at 16 bits, as x86's vpmaddubsw adds them."""
