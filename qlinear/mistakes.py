@@ -610,6 +610,7 @@ def _saturates_tiles(d: Design) -> Designs:
     SUMMING,
     (Sum,),
     "06-accumulators#two-products-in-16-bits-vpmaddubsw",
+    "microsoft/onnxruntime/pull/24220",
 )
 def _pairs(d: Design) -> Designs:
     """Products are added in pairs that saturate at 16 bits, as x86's vpmaddubsw adds them."""
