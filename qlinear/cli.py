@@ -28,7 +28,7 @@ from qlinear import (
     reduce,
     vectors,
 )
-from qlinear.compare import Comparison
+from qlinear.compare import Comparison, compare_arrays
 from qlinear.describe import table
 from qlinear.errors import Parser, UnusableInput, printable
 from qlinear.explain import Worked, work
@@ -294,7 +294,7 @@ def explain(args: argparse.Namespace) -> int:
         print("\n\n".join(f"```\n{section}\n```" for section in sections))
     else:
         print("\n\n".join([title, *sections]))
-    return int(not _same(element.y, theirs[where]))
+    return int(not compare_arrays(tensor, element.y, theirs[where]).equal)
 
 
 def _first(graph: Model) -> Node:
@@ -325,13 +325,6 @@ def _where(args: argparse.Namespace, node: Node, shape: tuple[int, ...]) -> tupl
     return where
 
 
-def _same(ours: np.generic, theirs: np.generic) -> bool:
-    """Equal, in type too; NaN equals NaN."""
-    return ours.dtype == theirs.dtype and bool(
-        ours == theirs or (ours != ours) & (theirs != theirs)
-    )
-
-
 def pages(
     graph: Model, node: Node, values: dict, element: elements.Element, theirs: np.generic
 ) -> list[str]:
@@ -346,7 +339,8 @@ def pages(
     if element.terms:
         shown.append(table(_rows(element.terms)))
     shown.append(table(_steps(element.steps)))
-    verdict = "equal" if _same(element.y, theirs) else "DIFFERENT"
+    same = compare_arrays(node.outputs[0], element.y, theirs).equal
+    verdict = "equal" if same else "DIFFERENT"
     return [*shown, f"ONNX Runtime: {theirs} ({verdict})"]
 
 
@@ -422,6 +416,7 @@ def multipliers_command(args: argparse.Namespace) -> int:
     convention = conventions.convention(args.convention)
     if args.vectors:
         check_apart(args.vectors, [args.model])
+        check_file(args.vectors)
     graph = fuse(load(args.model)).graph
     layers = multipliers.programmed(
         graph, convention, node=args.node, float32=args.factor == "float32"
@@ -462,6 +457,7 @@ def diagnose_command(args: argparse.Namespace) -> int:
     made = reduce.files(args.reduce) if args.reduce else ()
     for out in filter(None, (args.html, args.apart, *made)):
         check_apart(out, [args.model, *map(Path, filter(None, read))])
+        check_file(out)
     feeds = read_feeds(model, args.input, args.images)
     if len(feeds) != 1:
         raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")

@@ -8,17 +8,16 @@ overall and per class, and over how many elements of all its tensors the referen
 ONNX Runtime, and how many differ. Takes minutes on two cores. Exit status: 1 if an element differs.
 """
 
-import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from qlinear.errors import UnusableInput, run_command
-from qlinear.files import check_file, write_text
+from qlinear.errors import run_command
+from qlinear.files import write_text
 from qlinear.onnx_model import load
-from study.cifar10 import load_cifar10
+from study.cifar10 import load_cifar10, options, settled
 from study.evaluate import compare_forms, evaluate
 from study.provenance import recorded
 from study.quantize import equalized_mobilenet
@@ -44,22 +43,10 @@ WITH_RELU = "mobilenet.onnx, with ReLU for ReLU6"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
+    parser = options(__doc__, record=" or ".join(OUT.values()))
     parser.add_argument("--network", choices=FILES, default="resnet8")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the models")
-    parser.add_argument("--out", type=Path, help="JSON file (default: beside the models)")
-    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
-    parser.add_argument(
-        "--images", type=int, default=10_000, help="how many images, from the first"
-    )
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
-    out = args.out or args.models / OUT[args.network]
-    check_file(out)
+    out = settled(args, record=OUT[args.network])
     images, labels = load_cifar10(args.data_dir, "test")
     images, labels = images[: args.images], labels[: args.images]
 

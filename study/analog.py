@@ -8,14 +8,12 @@ Nothing is retrained. Two hundred test images unless --images says otherwise, an
 something is drawn; some ten minutes on two free cores.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 # one setting a core: faster than one matrix product on all of them
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,7 +22,6 @@ import numpy as np
 from tqdm import tqdm
 
 from qlinear.engine import run
-from qlinear.errors import UnusableInput
 from qlinear.files import write_text
 from qlinear.hardware import analog, cost, designs, devices, variants
 from qlinear.hardware.analog import Array
@@ -33,7 +30,7 @@ from qlinear.hardware.devices import DAY, Device
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
-from study.cifar10 import load_cifar10
+from study.cifar10 import load_cifar10, options, settled
 from study.provenance import recorded
 from study.quantize import MIXED
 
@@ -157,17 +154,9 @@ def price(model: Model, setting: Setting) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
-    parser.add_argument("--out", type=Path, help="JSON file (default: analog.json beside them)")
-    parser.add_argument("--images", type=int, default=200, help="test images, from the first")
+    parser = options(__doc__, record="analog.json", images=200)
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
+    out = settled(args, record="analog.json")
     model = load(args.models / MIXED)
     images, labels = (part[: args.images] for part in load_cifar10(args.data_dir, "test"))
     measured = partial(accuracy, model, images=images, labels=labels)
@@ -200,6 +189,5 @@ def main(argv: list[str] | None = None) -> None:
         done = pool.map(lambda one: (one[0], one[1]()), work)
         for kind, row in tqdm(done, total=len(work), unit="setting"):
             record[kind].append(row)
-    out = args.out or args.models / "analog.json"
     write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

@@ -5,6 +5,7 @@ The layout (Krizhevsky, 2009) is a folder ``cifar-10-batches-py`` with ``data_ba
 3072 = 3 x 32 x 32 values per image, channel first) and ``labels``.
 """
 
+import argparse
 import io
 import pickle
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from qlinear.errors import UnusableInput
+from qlinear.files import check_file
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -75,3 +77,34 @@ def load_cifar10(data_dir: str | Path, split: str) -> tuple[np.ndarray, np.ndarr
         folder = folder / FOLDER
     parts = [_read_batch(folder / name) for name in SPLITS[split]]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def options(description: str, *, record: str, images: int = 10_000) -> argparse.ArgumentParser:
+    """The options of a script that measures on test images and writes one JSON file.
+
+    Args:
+        record: the file's name, beside the models where --out names no other.
+        images: how many images where --images does not say.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the models")
+    parser.add_argument("--out", type=Path, help=f"JSON file (default: {record} beside them)")
+    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
+    parser.add_argument("--images", type=int, default=images, help="test images, from the first")
+    return parser
+
+
+def settled(args: argparse.Namespace, *, record: str, least: int = 1) -> Path:
+    """The file to write, refused before anything is measured if it cannot be written.
+
+    Raises:
+        UnusableInput: that, or fewer than ``least`` images are asked for.
+    """
+    if args.images < least:
+        raise UnusableInput(f"--images is {args.images}: at least {least} needed")
+    out = args.out or args.models / record
+    check_file(out)
+    return out

@@ -7,10 +7,8 @@ the network's channels; they are counted exactly, between the thresholds of two 
 decrease. Conventions that are one function here are measured once.
 """
 
-import argparse
 import json
 import os
-from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -19,13 +17,12 @@ from tqdm import tqdm
 
 from qlinear import edges
 from qlinear.conventions import CONVENTIONS, differing
-from qlinear.errors import UnusableInput
 from qlinear.files import write_text
 from qlinear.hardware import proofs, variants
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
 from study import quantize
-from study.cifar10 import load_cifar10
+from study.cifar10 import load_cifar10, options, settled
 from study.hardware import BATCH, Study
 from study.provenance import recorded
 
@@ -84,19 +81,9 @@ def measure(study: Study, images: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
-    parser.add_argument(
-        "--out", type=Path, help="JSON file (default: conventions.json beside them)"
-    )
-    parser.add_argument("--images", type=int, default=10_000, help="test images, from the first")
+    parser = options(__doc__, record="conventions.json")
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
+    out = settled(args, record="conventions.json")
     study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
     source = recorded(
         "scripts/conventions.py",
@@ -127,6 +114,5 @@ def main(argv: list[str] | None = None) -> None:
         "channels": channels,
         "conventions": rows,
     }
-    out = args.out or args.models / "conventions.json"
     write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

@@ -8,7 +8,6 @@ that are the same in float to the bit, but whose depthwise layers' ranges are dr
 Runtime computes; activations have 8 bits. Takes a quarter of an hour on two cores.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,13 +18,12 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from qlinear.errors import UnusableInput
 from qlinear.files import write_text
 from qlinear.onnx_model import Model, from_proto, load, with_constants
 from qlinear.ort import Settings, open_session
 from study import equalize, quantize
 from study.bit_widths import at_widths, read_ranges
-from study.cifar10 import load_cifar10
+from study.cifar10 import load_cifar10, options, settled
 from study.provenance import recorded
 
 BITS = range(8, 2, -1)
@@ -131,19 +129,9 @@ def accuracy(proto: onnx.ModelProto, images: np.ndarray, labels: np.ndarray) -> 
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the models")
-    parser.add_argument("--out", type=Path, help="JSON file (default: beside the models)")
-    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
-    parser.add_argument(
-        "--images", type=int, default=10_000, help="how many images, from the first"
-    )
+    parser = options(__doc__, record="depthwise.json")
     args = parser.parse_args(argv)
-    if args.images < 1:
-        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
+    out = settled(args, record="depthwise.json")
     images, labels = (a[: args.images] for a in load_cifar10(args.data_dir, "test"))
     found: dict[str, list[dict]] = {}
     work = list(settings(args.models, quantize.calibration_images(args.data_dir)))
@@ -153,7 +141,6 @@ def main(argv: list[str] | None = None) -> None:
     used = ("mobilenet.onnx", quantize.MOBILE_PER_TENSOR, quantize.MOBILE_EQUALIZED)
     files = [args.models / name for name in used]
     source = recorded("scripts/depthwise.py", files, images, labels, note=args.data_note)
-    out = args.out or args.models / "depthwise.json"
     record = {"recorded": source, "images": len(images), **found}
     write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

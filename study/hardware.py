@@ -8,7 +8,6 @@ all 10,000 unless --images asks for fewer, but a tenth for the analog arrays. Ta
 quarters of an hour on two cores.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -23,15 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 from qlinear.engine import compute, run
-from qlinear.errors import UnusableInput
-from qlinear.files import check_file, write_text
+from qlinear.files import write_text
 from qlinear.hardware import accumulators, analog, requantizers, variants
 from qlinear.hardware.converters import Converter
 from qlinear.hardware.devices import INDEPENDENT, Device
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
 from study import bit_widths, quantize
-from study.cifar10 import load_cifar10
+from study.cifar10 import load_cifar10, options, settled
 from study.provenance import recorded
 
 BATCH = 50
@@ -169,19 +167,9 @@ def bounds(model: Model) -> dict[str, list[int]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 folder")
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
-    parser.add_argument("--out", type=Path, help="JSON file (default: hardware.json beside them)")
-    parser.add_argument("--images", type=int, default=10_000, help="test images, from the first")
+    parser = options(__doc__, record="hardware.json")
     args = parser.parse_args(argv)
-    if args.images < 400:
-        raise UnusableInput(f"--images is {args.images}: at least 400 needed")
-    out = args.out or args.models / "hardware.json"
-    check_file(out)
+    out = settled(args, record="hardware.json", least=400)
     study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
     few = args.images // 10
     sections = {

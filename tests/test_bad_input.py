@@ -28,7 +28,7 @@ from qlinear.fuse import fuse
 from qlinear.onnx_model import load
 from qlinear.operators.qlinear_conv import Conv
 from scripts import evaluate, extract_operations, quantize_onnx, validate_qlinearconv
-from study import cifar10, hardware
+from study import analog, cifar10, conventions, depthwise, hardware
 
 BOOK = MODELS / "resnet8_int8.onnx"
 CONV = {
@@ -376,7 +376,17 @@ def test_a_bad_out_is_refused_before_the_work(tmp_path, conv, monkeypatch, comma
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("study", [evaluate.main, hardware.main, quantize_onnx.main])
+@pytest.mark.parametrize(
+    "study",
+    [
+        evaluate.main,
+        hardware.main,
+        quantize_onnx.main,
+        analog.main,
+        conventions.main,
+        depthwise.main,
+    ],
+)
 def test_a_study_refuses_a_bad_out_before_it_reads_the_data(tmp_path, study):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "below"
