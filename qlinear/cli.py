@@ -132,44 +132,53 @@ def _print_node(args: argparse.Namespace, model: Model, feeds: list[Feed]) -> in
     return STATUS["PASS" if passed else "FAIL"]
 
 
-def _row(c: Comparison) -> dict:
+def _row(c: Comparison, runtime: str = "ONNX Runtime") -> dict:
     return {
         "tensor": c.tensor,
         "operator": c.operator,
         "elements": c.elements,
         "mismatches": c.mismatches,
         "largest": c.max_difference,
-        "first mismatch": "" if c.equal else str(c).split(", ", 1)[-1],
+        "first mismatch": "" if c.equal else c.said(runtime).split(", ", 1)[-1],
     }
+
+
+def _table(comparisons: Iterable[Comparison], runtime: str) -> list[str]:
+    """The lines of a table of comparisons with a runtime."""
+    return table([_row(c, runtime) for c in comparisons]).split("\n")
 
 
 def report(verdict: Verdict) -> str:
     """A verdict as text; the last line is the verdict itself."""
-    coverage = verdict.coverage
+    coverage, runtime = verdict.coverage, verdict.runtime
     lines = [f"inputs: {len(verdict.inputs)}: {', '.join(_some(verdict.inputs))}",
              f"session: {verdict.session}", ""]  # fmt: skip
     # a table's names are escaped, so that it has no line breaks but its own
     if verdict.tensors:
-        lines += ["tensors in between:", *table([_row(c) for c in verdict.tensors]).split("\n"), ""]
-    lines += ["outputs of the graph, against ONNX Runtime on the file:",
-              *table([_row(c) for c in verdict.outputs]).split("\n"), ""]  # fmt: skip
+        lines += ["tensors in between:", *_table(verdict.tensors, runtime), ""]
+    lines += [f"outputs of the graph, against {runtime} on the file:",
+              *_table(verdict.outputs, runtime), ""]  # fmt: skip
     lines += [
         f"recomputed: {coverage.recomputed} of {coverage.quantized} quantized nodes, "
         f"{coverage.mac_recomputed} of {coverage.mac} multiply-accumulate nodes"
     ]
     if coverage.float:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float.items()))
-        lines += [f"not quantized, borrowed from ONNX Runtime: {kinds}"]
+        lines += [f"not quantized, borrowed from {runtime}: {kinds}"]
     for reason, nodes in coverage.left_out.items():
         lines += [f"not recomputed: {reason}: {len(nodes)} ({', '.join(_some(nodes))})"]
     default = verdict.default
     if default and (default.mismatches or default.float_mac != default.float_mac_here):
-        lines += [
-            f"note: a session with ONNX Runtime's defaults differs from this one in "
-            f"{default.mismatches} of {default.elements} output elements; it computes "
-            f"{default.float_mac} multiply-accumulate nodes in float, this one "
-            f"{default.float_mac_here}"
-        ]
+        said = (
+            f"note: a session with {runtime}'s defaults differs from this one in "
+            f"{default.mismatches} of {default.elements} output elements"
+        )
+        if default.float_mac or default.float_mac_here:
+            said += (
+                f"; it computes {default.float_mac} multiply-accumulate nodes in float, this one "
+                f"{default.float_mac_here}"
+            )
+        lines += [said]
     lines += [f"note: {note}" for note in verdict.notes]
     return "\n".join(map(printable, [*lines, f"{verdict.status}: {_sentence(verdict)}"]))
 
