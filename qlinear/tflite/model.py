@@ -118,11 +118,11 @@ def _records(path: Path, raw: bytes, model, known) -> TFLite:
         raise UnusableInput(f"{path}: holds {len(graphs)} graphs; one needed")
     graph = graphs[0]
     tensors = list(_or(graph.tensors))
-    names = _names([_text(t.name) for t in tensors])
+    held = [_data(raw, model, t) for t in tensors]
+    names = _names([_text(t.name) for t in tensors], [data is None for data in held])
     types = {name: _type(t, known) for name, t in zip(names, tensors, strict=True)}
     constants = {}
-    for name, t in zip(names, tensors, strict=True):
-        data = _data(raw, model, t)
+    for name, data in zip(names, held, strict=True):
         if data is not None and types[name].dtype.upper() in DTYPES:
             constants[name] = _constant(path, name, types[name], data)
 
@@ -187,15 +187,19 @@ def _text(name) -> str:
     return name or ""
 
 
-def _names(given: list[str]) -> list[str]:
+def _names(given: list[str], computed: list[bool]) -> list[str]:
     """Names that are there once each.
 
-    A converter joins the names of all that it fused, with ";": the first is taken if it is enough.
-    To what is not there once its index is added.
+    A converter joins the names of all that it fused, with ";". Of a tensor that is computed the
+    first is taken, if no other computed one begins with it. To what is still there twice its index
+    is added.
     """
     short = [name.split(";")[0] for name in given]
-    often = Counter(short)
-    found = [one if often[one] == 1 else name for one, name in zip(short, given, strict=True)]
+    often = Counter(one for one, is_computed in zip(short, computed, strict=True) if is_computed)
+    found = [
+        one if is_computed and often[one] == 1 else name
+        for one, name, is_computed in zip(short, given, computed, strict=True)
+    ]
     often = Counter(found)
     found = [n if n and often[n] == 1 else f"{n}#{i}" for i, n in enumerate(found)]
     return found if len(set(found)) == len(found) else [f"{n}#{i}" for i, n in enumerate(given)]

@@ -153,6 +153,29 @@ def validate(
     )
 
 
+def check_node(model: TFLite, node: Node, feeds: list[Feed]) -> list[Comparison]:
+    """Compare one node's output for each input, alone, from LiteRT's own inputs of it.
+
+    Raises:
+        UnusableInput: the node is not computed; the message says why.
+    """
+    found = []
+    with litert.Session(model, keep=True) as session:
+        for feed in feeds:
+            names = [n for n in (*node.inputs, *node.outputs) if n and n not in model.constants]
+            values = feed.values | session.run(
+                feed.values, [n for n in names if n not in feed.values]
+            )
+            try:
+                y = stages(model, node, values)["y"]
+            except Unsupported as error:
+                raise UnusableInput(
+                    f"{model.path}: node {node.name}: {node.op_type}: {error}"
+                ) from None
+            found.append(_compared(node, node.outputs[0], y, values[node.outputs[0]]))
+    return list(merged(found))
+
+
 def _compared(node: Node | None, name: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
     named = dict(node=node.name, operator=node.operator) if node else {}
     return compare_arrays(name, ours, theirs, **named)
