@@ -48,7 +48,8 @@ def graph(tensors, operators, inputs, outputs) -> bytes:
     for one in operators:
         code = schema.OperatorCodeT()
         code.builtinCode = getattr(schema.BuiltinOperator, one["kind"])
-        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 3
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        code.version = 1 if one["kind"] == "RESHAPE" else 3
         model.operatorCodes.append(code)
         o = schema.OperatorT()
         o.opcodeIndex = len(model.operatorCodes) - 1
