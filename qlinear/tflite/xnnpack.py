@@ -1,9 +1,9 @@
-"""TensorFlow Lite's operators as LiteRT computes them by default on x86: XNNPACK, where it takes them.
+"""TensorFlow Lite's operators as LiteRT computes them by default on x86: by XNNPACK where it can.
 
-XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, QUANTIZE and DEQUANTIZE; int8
-AVERAGE_POOL_2D, MAX_POOL_2D with another scale, and SOFTMAX it leaves to LiteRT's optimized kernels.
-Where a scale is outside what the delegate takes, LiteRT's optimized kernel runs instead, which is
-not this: such a node is refused here.
+XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, QUANTIZE, DEQUANTIZE and RESHAPE;
+int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels. Where a scale is outside
+what the delegate takes, LiteRT's optimized kernel runs instead, which is not this: such a node is
+refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
@@ -195,7 +195,7 @@ def softmax(
     total = np.add.accumulate(terms, axis=-1)[..., -1:]  # in order
     inverse = np.float32(1) / (total * y_type.real)
     share = terms * inverse
-    rounded = np.rint(share).astype(np.int64)
+    rounded = ar.round_away(share).astype(np.int64)
     return {"below the greatest": below, "exponential": terms,
             "sum": np.broadcast_to(total, x.shape), "share": share, "rounded": rounded,
             **finish(rounded, "NONE", y_type)}  # fmt: skip
