@@ -445,7 +445,7 @@ def softmax(
     require_type("x", types[0], "int8")
     require_type("y", y_type, "int8")
     real = float(np.float32(beta)) * float(types[0].real) * 2.0**26
-    if not 1 < real:
+    if not real > 1:
         raise Unsupported(f"beta * scale is {real / 2.0**26}: more than 2^-26 needed")
     multiplier, shift = ar.quantize_multiplier(min(real, 2.0**31 - 1))
     # the greatest difference whose rescaled value has 5 bits before the point

@@ -186,9 +186,7 @@ def _compared(node: Node | None, name: str, ours: np.ndarray, theirs: np.ndarray
     return compare_arrays(name, ours, theirs, **named)
 
 
-def _check_same(
-    model: TFLite, ends: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> None:
+def _check_same(model: TFLite, ends: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     """Refuse a file whose outputs LiteRT computes otherwise when it keeps every tensor."""
     for name, value in ends.items():
         if name in theirs and not compare_arrays(name, theirs[name], value).equal:

@@ -149,10 +149,9 @@ def add(
         raise Unsupported("a scale over y's is outside 2^-10 to 2^8")
     shift = 20 - (int(np.frexp(ratios.max())[1]) - 1)
     a_multiplier, b_multiplier = np.rint(np.ldexp(ratios, shift)).astype(np.int64)
-    total = (
-        (a.astype(np.int64) - types[0].zero) * a_multiplier
-        + (b.astype(np.int64) - types[1].zero) * b_multiplier
-    )
+    total = (a.astype(np.int64) - types[0].zero) * a_multiplier + (
+        b.astype(np.int64) - types[1].zero
+    ) * b_multiplier
     rounded = (total + (1 << (shift - 1))) >> shift
     return {
         "a: multiplier": a_multiplier, "b: multiplier": b_multiplier, "shift": np.int64(shift),
