@@ -105,11 +105,9 @@ def test_requantize_on_all_values(given, made):
     x = (np.arange(-128, 128) + shift[given]).astype(given)[None]
     for ratio in (0.5, 1, 2, 0.7, 1.9, 0.01, 200, 2.0**-9):
         for x_zero, y_zero in ((-128, 127), (127, -128), (0, 0), (-3, 9)):
-            ends = (
-                kind(given, 0.1, x_zero + shift[given]),
-                kind(made, 0.1 / ratio, y_zero + shift[made]),
-            )
-            ours, other = quantized(x, *ends)
+            before = kind(given, 0.1, x_zero + shift[given])
+            after = kind(made, 0.1 / ratio, y_zero + shift[made])
+            ours, other = quantized(x, before, after)
             assert (ours == other).all()
 
 
@@ -132,7 +130,7 @@ def test_quantize_and_dequantize_on_ties_and_all_values(kernels):
 # --- whole files
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_networks_pass(tmp_path, seed):
     model = load(saved(tmp_path, random_network(seed)))
     found = verdict.validate(model, read_feeds(model))
@@ -238,9 +236,14 @@ def planted():
         return ar.clamp(floor, o["fused_activation_function"], y_type)
 
     def dense(x, w, bias=None, *, types, y_type, **o):  # the fixed-point multiplier of the others
-        sums, shape = reference.dense_sums(x, w, types, False)
+        sums, _ = reference.dense_sums(x, w, types, False)
         factor = reference.conv_factor(types, y_type, len(w))
         return reference.requantized(sums, bias, factor, o["fused_activation_function"], y_type)
+
+    def softmax(x, *, types, y_type, beta=1.0):
+        found = reference.softmax(x, types=types, y_type=y_type, beta=beta)
+        real = found["exponential"] / 2.0**31 / (found["sum"] / 2.0**19)
+        return {"y": np.clip(np.floor(256 * real) - 128, -128, 127).astype(np.int8)}
 
     return {
         "one rounding": ("CONV_2D", conv),
@@ -249,7 +252,7 @@ def planted():
         "floor": ("AVERAGE_POOL_2D", mean),
         "dense": ("FULLY_CONNECTED", dense),
         "xnnpack": ("CONV_2D", xnnpack.conv_2d),
-        "softmax table": ("SOFTMAX", xnnpack.softmax),
+        "truncated shares": ("SOFTMAX", softmax),
         "vadd": ("ADD", xnnpack.add),
     }
 
@@ -299,7 +302,8 @@ def with_ties(op_type: str) -> bytes:
             [operator("SOFTMAX", ["x"], ["y"], "SoftmaxOptions", beta=1.0)], ["x"], ["y"],
         )  # fmt: skip
     return graph(
-        [tensor("a", shape, scale=0.5), tensor("b", shape, scale=0.25), tensor("y", shape, scale=1)],
+        [tensor("a", shape, scale=0.5), tensor("b", shape, scale=0.25),
+         tensor("y", shape, scale=1)],
         [operator("ADD", ["a", "b"], ["y"], "AddOptions")], ["a", "b"], ["y"],
     )  # fmt: skip
 
@@ -470,7 +474,8 @@ def test_sample_images_go_to_a_model_of_their_size(tmp_path):
     w = np.ones((1, 1, 1, 3), np.int8)
     raw = graph(
         [tensor("x", (1, 32, 32, 3), scale=1.0, zero=-128), tensor("w", w.shape, scale=1.0, data=w),
-         tensor("b", (1,), "int32", 1.0, data=np.int32([0])), tensor("y", (1, 32, 32, 1), scale=9.0)],
+         tensor("b", (1,), "int32", 1.0, data=np.int32([0])),
+         tensor("y", (1, 32, 32, 1), scale=9.0)],
         [operator("CONV_2D", ["x", "w", "b"], ["y"], "Conv2DOptions", strideH=1, strideW=1,
                   dilationHFactor=1, dilationWFactor=1)], ["x"], ["y"],
     )  # fmt: skip
@@ -496,7 +501,7 @@ def test_explain_works_out_every_kind_of_element(tmp_path, capsys, seed):
             found = command.element(model, node, values, at)
             assert found.y == y[at] and found.y.dtype == y.dtype
             if "product" in found.terms:
-                assert found.terms["running sum"][-1] == dict(found.steps)["sums"]
+                assert found.terms["product"].sum() == dict(found.steps)["sums"]
     first = model.nodes[-1]
     zeros = ",".join("0" for _ in values[first.outputs[0]].shape)
     assert cli.main(["explain", str(path), "--node", first.name, "--at", zeros]) == 0

@@ -210,7 +210,8 @@ def random_network(seed: int) -> bytes:
     if from_float:
         made.requantize()
     for _ in range(int(rng.integers(2, 8))):
-        kind = rng.choice(["conv", "depthwise", "add", "pool", "requantize"], p=[0.35, 0.25, 0.2, 0.1, 0.1])  # fmt: skip
+        kinds = ["conv", "depthwise", "add", "pool", "requantize"]
+        kind = rng.choice(kinds, p=[0.35, 0.25, 0.2, 0.1, 0.1])
         made.conv(depthwise=True) if kind == "depthwise" else getattr(made, kind)()
     if rng.random() < 0.7:
         made.dense()
