@@ -149,7 +149,7 @@ def test_the_generator_makes_every_operator(tmp_path):
 def test_xnnpack_on_random_layers(tmp_path):
     """Each operator that XNNPACK takes, alone, on LiteRT's inputs of it."""
     counted = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), 0)
-    for seed in range(30):
+    for seed in range(10):
         model = load(saved(tmp_path, random_network(seed)))
         values = command.tensors(model, read_feeds(model)[0])
         for node in model.nodes:
@@ -163,7 +163,7 @@ def test_xnnpack_on_random_layers(tmp_path):
             other = theirs(raw, values[node.inputs[0]], kernels="AUTO")
             assert (ours == other).all(), (seed, node.name)
             counted[node.op_type] += 1
-    assert min(counted.values()) > 8, counted
+    assert min(counted.values()) > 3, counted
 
 
 def alone(model, node) -> bytes:
