@@ -159,20 +159,20 @@ def _print_node(args: argparse.Namespace, model: Model | TFLite, feeds: list[Fee
     return STATUS["PASS" if passed else "FAIL"]
 
 
-def _row(c: Comparison, runtime: str = "ONNX Runtime") -> dict:
+def _row(c: Comparison, *sides: str) -> dict:
     return {
         "tensor": c.tensor,
         "operator": c.operator,
         "elements": c.elements,
         "mismatches": c.mismatches,
         "largest": c.max_difference,
-        "first mismatch": "" if c.equal else c.said(runtime).split(", ", 1)[-1],
+        "first mismatch": "" if c.equal else c.said(*sides).split(", ", 1)[-1],
     }
 
 
-def _table(comparisons: Iterable[Comparison], runtime: str) -> list[str]:
-    """The lines of a table of comparisons with a runtime."""
-    return table([_row(c, runtime) for c in comparisons]).split("\n")
+def _table(comparisons: Iterable[Comparison], *sides: str) -> list[str]:
+    """The lines of a table of comparisons with a runtime, perhaps of something else than ours."""
+    return table([_row(c, *sides) for c in comparisons]).split("\n")
 
 
 def report(verdict: Verdict) -> str:
@@ -617,7 +617,12 @@ def _diagnose_tflite(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.as_json(), indent=2))
         return found.status
-    lines = [f"input: {feeds[0].source}", "", *_table(found.comparisons, tflite.RUNTIME), ""]
+    lines = [
+        f"input: {feeds[0].source}",
+        "",
+        *_table(found.comparisons, tflite.RUNTIME, "dump"),
+        "",
+    ]
     if found.first:
         (dump, *_) = [one.values for one in dumped if one.tensor == found.first.tensor]
         lines += [f"where {found.first.tensor} differs:"]

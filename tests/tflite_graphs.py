@@ -157,8 +157,8 @@ class Network:
     def dense(self):
         rng, x = self.rng, self.last
         shape = self.shapes[x]
-        if len(shape) > 2:
-            wanted = np.array([shape[0], int(np.prod(shape[1:]))], np.int32)
+        if len(shape) != 2:
+            wanted = np.array([1, int(np.prod(shape))], np.int32)
             self.tensors.append(tensor(f"s{len(self.tensors)}", (2,), "int32", data=wanted))
             to = self.tensors[-1]["name"]
             self.layer("RESHAPE", [x, to], wanted, "ReshapeOptions", like=x,
@@ -185,6 +185,26 @@ class Network:
         self.layer(kind, [x], (n, *out, c), "Pool2DOptions", like=x, filterHeight=int(k[0]),
                    filterWidth=int(k[1]), fusedActivationFunction=self.activation(),
                    **values)  # fmt: skip
+
+    def mean(self):
+        """Over height and width, or over any axes."""
+        rng, x = self.rng, self.last
+        shape = self.shapes[x]
+        count = int(rng.integers(1, len(shape)))
+        axes = [1, 2] if rng.random() < 0.5 else sorted(
+            map(int, rng.choice(np.arange(1, len(shape)), count, replace=False)))  # fmt: skip
+        keep = bool(rng.random() < 0.5)
+        name = f"a{len(self.tensors)}"
+        self.tensors.append(
+            tensor(
+                name,
+                (len(axes),),
+                "int32",
+                data=np.int32([axis - len(shape) if rng.random() < 0.3 else axis for axis in axes]),
+            )
+        )
+        out = [1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes]
+        self.layer("MEAN", [x, name], out, "ReducerOptions", keepDims=keep)
 
     def softmax(self):
         x = self.last
@@ -213,6 +233,8 @@ def random_network(seed: int) -> bytes:
         kinds = ["conv", "depthwise", "add", "pool", "requantize"]
         kind = rng.choice(kinds, p=[0.35, 0.25, 0.2, 0.1, 0.1])
         made.conv(depthwise=True) if kind == "depthwise" else getattr(made, kind)()
+    if rng.random() < 0.4:
+        made.mean()
     if rng.random() < 0.7:
         made.dense()
         if rng.random() < 0.6:

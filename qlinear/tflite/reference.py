@@ -360,6 +360,44 @@ def max_pool_2d(
     return {"greatest": found - 129, **ar.clamp(found - 129, fused_activation_function, y_type)}
 
 
+def mean(
+    x: np.ndarray,
+    axes: np.ndarray,
+    *,
+    types: tuple[Type | None, ...],
+    y_type: Type,
+    keep_dims: bool = False,
+) -> Stages:
+    """MEAN: the sum over some axes, its zero points taken off, by one multiplier with the count.
+
+    The multiplier of x_scale / y_scale is divided by the count, downwards.
+
+    Source: LiteRT, tflite/kernels/reduce.cc, PrepareMeanOrSum, and
+    tflite/kernels/internal/reference/reduce.h, QuantizedMeanOrSum.
+
+    Args:
+        x: int8.
+        axes: int32, which may count from the end.
+    """
+    require_type("x", types[0], "int8")
+    require_type("y", y_type, "int8")
+    given = axes.ravel().tolist()
+    if not all(-x.ndim <= axis < x.ndim for axis in given):
+        raise Unsupported(f"axes {given}: those of {x.ndim} needed")
+    over = tuple(sorted({axis % x.ndim for axis in given}))
+    count = int(np.prod([x.shape[axis] for axis in over], dtype=object))
+    if not count or not over:
+        raise Unsupported(f"axes {given}: a mean over nothing")
+    total = x.astype(np.int64).sum(axis=over, keepdims=bool(keep_dims))
+    acc = ar.require_32_bits(total - types[0].zero * count, "the sum")
+    multiplier, shift = ar.quantize_multiplier(np.float64(types[0].real) / np.float64(y_type.real))
+    by = min(count.bit_length() - 1, 32, 31 + int(shift))
+    multiplier, shift = (multiplier << by) // count, shift - by
+    steps = ar.multiply(acc, multiplier, shift)
+    return {"sum": total, "count": np.int64(count), "centred": acc, "multiplier": multiplier,
+            "shift": shift, **steps, **ar.finish(steps["scaled"], "NONE", y_type)}  # fmt: skip
+
+
 # --- types
 
 
@@ -523,6 +561,7 @@ OPERATORS = {
     "DEQUANTIZE": dequantize,
     "FULLY_CONNECTED": fully_connected,
     "MAX_POOL_2D": max_pool_2d,
+    "MEAN": mean,
     "QUANTIZE": quantize,
     "RESHAPE": reshape,
     "SOFTMAX": softmax,
