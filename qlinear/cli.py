@@ -762,7 +762,7 @@ def parser() -> argparse.ArgumentParser:
             name, help=function.__doc__, description=function.__doc__, epilog=STATUS_TABLE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form")
+        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form, or .tflite")
         if inputs:
             one.add_argument(
                 "--input", action="append", default=[], metavar="[NAME=]FILE",

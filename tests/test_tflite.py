@@ -12,7 +12,7 @@ from qlinear.errors import Refused, Unsupported, UnusableInput
 from qlinear.inputs import Feed, read_feeds
 from qlinear.operators.qlinear_add import qlinear_add
 from qlinear.tflite import arithmetic as ar
-from qlinear.tflite import command, litert, reference, verdict, xnnpack
+from qlinear.tflite import command, diagnosis, litert, reference, verdict, xnnpack
 from qlinear.tflite.arithmetic import Type
 from qlinear.tflite.model import load
 
@@ -513,6 +513,110 @@ def test_explain_refuses_an_index_outside(tmp_path):
     with pytest.raises(UnusableInput, match="y has shape"):
         cli.main(["explain", str(path), "--at", "0,0,0,8"])
     assert cli.main(["explain", str(path), "--pixel", "11,11", "--channel", "7"]) == 0
+
+
+def test_vectors_hold_every_step(tmp_path, capsys):
+    """Of a network of random layers, recomputed from the files in Python's integers."""
+    path, out = saved(tmp_path, random_network(1)), tmp_path / "v"
+    assert cli.main(["vectors", str(path), "--out", str(out), "--all", "--prefix"]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    model = load(path)
+    assert len(manifest["layers"]) == len(model.nodes) and manifest["layout"] == "NHWC"
+    seen = 0
+    for layer in manifest["layers"]:
+        folder = out / layer["folder"]
+        with np.load(folder / "image00.npz") as archive:
+            arrays = dict(archive)
+        names = {k: (list(v.shape), v.dtype.name) for k, v in arrays.items()}
+        assert names == {k: (layer["shapes"][k], layer["dtypes"][k]) for k in layer["shapes"]}
+        lines = (folder / "image00_y.hex").read_text().split()
+        wide = 8 * arrays["y"].itemsize
+        codes = [int(line, 16) for line in lines]
+        assert codes == [int(v) % (1 << wide) for v in arrays["y"].ravel()]
+        if layer["operator"] not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            continue
+        for at in np.ndindex(arrays["y"].shape):
+            m = at[-1]
+            acc, multiplier, shift = (int(arrays[k][at if k == "acc" else m])
+                                      for k in ("acc", "multiplier", "shift"))  # fmt: skip
+            upper = ((acc << max(shift, 0)) * multiplier + (1 << 30)) >> 31
+            right = max(-shift, 0)
+            half = (1 << right) >> 1
+            scaled = (abs(upper) + half) >> right
+            scaled = scaled if upper >= 0 else -scaled
+            assert int(arrays["upper_half"][at]) == upper
+            assert int(arrays["scaled"][at]) == scaled
+            p = layer["parameters"]
+            y = min(max(scaled + p["Y_ZERO"], p["Y_LEAST"]), p["Y_GREATEST"])
+            assert y == int(arrays["y"][at])
+            seen += 1
+    assert seen > 100
+    header = (out / manifest["layers"][0]["folder"] / "layer.h").read_text()
+    assert f"{manifest['layers'][0]['prefix']}y[" in header
+    with pytest.raises(UnusableInput, match="not an empty folder"):
+        cli.main(["vectors", str(path), "--out", str(out)])
+    for option in (["--thresholds"], ["--layout", "NCHW"]):
+        with pytest.raises(UnusableInput, match=r"m\.tflite: "):
+            cli.main(["vectors", str(path), "--out", str(tmp_path / "w"), *option])
+
+
+def test_diagnose_finds_what_was_computed_otherwise(tmp_path, capsys):
+    """A dump by XNNPACK's form, and one by none that is known, in other orders and files."""
+    path = one_conv(tmp_path)
+    model = load(path)
+    values = command.tensors(model, read_feeds(model)[0])
+    (node,) = model.nodes
+    np.savez(tmp_path / "all.npz", **values)
+    assert cli.main(["diagnose", str(path), str(tmp_path / "all.npz")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("EQUAL: 1728 elements of 2 tensors")
+
+    other = verdict.stages(model, node, values, xnnpack.OPERATORS)["y"]
+    wrong = int((other != values["y"]).sum())
+    np.save(tmp_path / "y.npy", np.ascontiguousarray(other.transpose(0, 3, 1, 2)))
+    (tmp_path / "y.bin").write_bytes(other.tobytes())
+    (tmp_path / "y.hex").write_text("\n".join(f"{v % 256:02x}" for v in other.ravel().tolist()))
+    (tmp_path / "y.csv").write_text(",".join(map(str, other.ravel().tolist())))
+    for file in ("y.npy", "y.bin", "y.hex", "y.csv"):
+        assert cli.main(["diagnose", str(path), str(tmp_path / file)]) == 1
+        said = capsys.readouterr().out
+        assert "explained, to the last element: requantized as by XNNPACK, fp32" in said
+        assert said.splitlines()[-1].startswith(f"DIFFERENT: {wrong} of 1152 elements of y; ")
+
+    noise = np.random.default_rng(0).integers(-128, 128, other.shape).astype(np.int8)
+    np.save(tmp_path / "y.npy", noise)
+    assert cli.main(["diagnose", str(path), str(tmp_path / "y.npy"), "--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["first"] == "y" and record["explained"] == []
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_diagnose_names_each_mistake_that_shows(tmp_path, seed):
+    model = load(saved(tmp_path, random_network(seed)))
+    values = command.tensors(model, read_feeds(model)[0])
+    tried = 0
+    for node in model.nodes:
+        for name, y in diagnosis.mistakes(model, node, values):
+            dump = diagnosis.Dumped(node.outputs[0], tmp_path, y)
+            found = diagnosis.diagnose(model, values, [dump])
+            assert name in found.explained and found.status == 1
+            tried += 1
+    assert tried > 10
+
+
+def test_diagnose_refuses_what_is_of_onnx_or_does_not_fit(tmp_path):
+    path = one_conv(tmp_path)
+    np.save(tmp_path / "y.npy", np.zeros(7, np.int8))
+    np.save(tmp_path / "z.npy", np.zeros(1152, np.int8))
+    for words, message in (
+        (["y.npy"], "7 elements"),
+        (["z.npy"], "no tensor named 'z'"),
+        (["z.npy", "--node", "y", "--html", "p.html"], "--html is of ONNX models"),
+        (["z.npy", "--node", "y", "--layout", "NCHW16c"], "NHWC or NCHW"),
+        ([], "give a DUMP"),
+    ):
+        files = [str(tmp_path / w) if w.endswith(".npy") else w for w in words]
+        with pytest.raises(UnusableInput, match=message):
+            cli.main(["diagnose", str(path), *files])
 
 
 def test_commands_that_read_onnx_alone_say_so(tmp_path):

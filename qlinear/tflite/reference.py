@@ -35,7 +35,7 @@ def conv_2d(
     dilation_h_factor: int = 1,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """CONV_2D.
+    """CONV_2D: sums in int32, a fixed-point multiplier for each channel, two roundings.
 
     Source: LiteRT, tflite/kernels/conv.cc, EvalQuantizedPerChannel, and
     tflite/kernels/internal/reference/integer_ops/conv.h, ConvPerChannel.
@@ -70,7 +70,7 @@ def depthwise_conv_2d(
     dilation_w_factor: int = 1,
     dilation_h_factor: int = 1,
 ) -> Stages:
-    """DEPTHWISE_CONV_2D.
+    """DEPTHWISE_CONV_2D: each channel by itself, requantized as CONV_2D.
 
     Output channel m reads input channel m // multiplier; the multiplier is that of the shapes, the
     option ``depth_multiplier`` is not read.
@@ -106,10 +106,9 @@ def fully_connected(
     asymmetric_quantize_inputs: bool = False,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """FULLY_CONNECTED.
+    """FULLY_CONNECTED: sums in int32, the factor in float64, ties away from zero.
 
-    Its reference kernel requantizes in float64, where every other one has a fixed-point multiplier:
-    acc * (x_scale * w_scale / y_scale), ties away from zero.
+    Every other kernel has a fixed-point multiplier; the optimized one of this operator too.
 
     Source: LiteRT, tflite/kernels/fully_connected.cc, and
     tflite/kernels/internal/reference/integer_ops/fully_connected.h, FullyConnected and
@@ -368,9 +367,9 @@ def mean(
     y_type: Type,
     keep_dims: bool = False,
 ) -> Stages:
-    """MEAN: the sum over some axes, its zero points taken off, by one multiplier with the count.
+    """MEAN: the sum over some axes by one multiplier, in which the count is, two roundings.
 
-    The multiplier of x_scale / y_scale is divided by the count, downwards.
+    The zero points are taken off first; the multiplier is divided by the count, downwards.
 
     Source: LiteRT, tflite/kernels/reduce.cc, PrepareMeanOrSum, and
     tflite/kernels/internal/reference/reduce.h, QuantizedMeanOrSum.
@@ -402,9 +401,7 @@ def mean(
 
 
 def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> Stages:
-    """QUANTIZE: float32 to int8 or uint8, or one of these with another scale.
-
-    A float is divided by the scale in float32 and rounded, ties away from zero.
+    """QUANTIZE: x / scale in float32, ties away from zero; of integers a fixed-point multiplier.
 
     Source: LiteRT, tflite/kernels/quantize.cc; tflite/kernels/internal/reference: quantize.h,
     AffineQuantize, and requantize.h, Requantize.
@@ -448,7 +445,9 @@ def reshape(
     y_type: Type,
     new_shape: list[int] | None = None,
 ) -> Stages:
-    """RESHAPE: the same elements in another shape, that of the second input or of the option.
+    """RESHAPE: the same elements in another shape.
+
+    That is the second input, or the option where there is none.
 
     Source: LiteRT, tflite/kernels/reshape.cc.
     """
@@ -469,7 +468,7 @@ def reshape(
 def softmax(
     x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type, beta: float = 1.0
 ) -> Stages:
-    """SOFTMAX over the last axis, in fixed point: an exponential and a reciprocal in 32 bits.
+    """SOFTMAX: over the last axis, in fixed point: an exponential and a reciprocal in 32 bits.
 
     Source: LiteRT, tflite/kernels/activations.cc, SoftmaxPrepare, and
     tflite/kernels/internal/reference/softmax.h; gemmlowp, fixedpoint/fixedpoint.h.

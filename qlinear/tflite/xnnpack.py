@@ -31,7 +31,7 @@ def conv_2d(
     dilation_h_factor: int = 1,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """CONV_2D: the sums of the reference kernel, requantized in float32.
+    """CONV_2D: the same sums, the factor in float32, ties to even.
 
     Source: XNNPACK, src/operators/convolution-nhwc.c, and src/xnnpack/requantization.h,
     xnn_qs8_requantize_fp32.
@@ -58,7 +58,7 @@ def depthwise_conv_2d(
     dilation_w_factor: int = 1,
     dilation_h_factor: int = 1,
 ) -> Stages:
-    """DEPTHWISE_CONV_2D: the sums of the reference kernel, requantized in float32."""
+    """DEPTHWISE_CONV_2D: the same sums, the factor in float32, ties to even."""
     reference.conv_factor(types, y_type, w.shape[3], axis=3)
     place = reference.windows_of(x, w.shape[1:3], padding, (stride_h, stride_w),
                                  (dilation_h_factor, dilation_w_factor))  # fmt: skip
@@ -79,7 +79,7 @@ def fully_connected(
     asymmetric_quantize_inputs: bool = False,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """FULLY_CONNECTED: the sums of the reference kernel, requantized in float32."""
+    """FULLY_CONNECTED: the same sums, the factor in float32, ties to even."""
     if weights_format != "DEFAULT":
         raise Unsupported(f"weights_format {weights_format}: DEFAULT needed")
     reference.conv_factor(types, y_type, len(w))
@@ -179,7 +179,7 @@ def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> 
 def softmax(
     x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type, beta: float = 1.0
 ) -> Stages:
-    """SOFTMAX by LiteRT's optimized kernel: a table of 256 exponentials in float32.
+    """SOFTMAX: LiteRT's optimized kernel: a table of 256 exponentials in float32.
 
     Source: LiteRT, tflite/kernels/internal/optimized/optimized_ops.h, PopulateSoftmaxLookupTable
     and Softmax. The exponential is the C library's; here it is float64's, rounded to float32.
