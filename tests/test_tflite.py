@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from conftest import MODELS
 
 from qlinear import cli
 from qlinear.errors import Refused, Unsupported, UnusableInput
@@ -125,6 +126,30 @@ def test_quantize_and_dequantize_on_ties_and_all_values(kernels):
                 CODES[None], kind("int8", scale, zero), kind("float32"), "DEQUANTIZE", kernels
             )
             assert (ours == other).all() and ours.dtype == np.float32
+
+
+@pytest.mark.parametrize("kernels", FORMS)
+def test_mean_on_ties_and_on_any_axes(kernels):
+    rng = np.random.default_rng(3)
+    for step in range(40):
+        shape = (1, *map(int, rng.integers(1, 9, 3)))
+        scales = np.exp(rng.uniform(-5, -1, 2)) if step % 3 else 2.0 ** rng.integers(-5, -1, 2)
+        zeros = [int(v) for v in rng.choice([-128, 127, 0, 5], 2)]
+        axes = sorted(map(int, rng.choice([1, 2, 3], 1 + step % 3, replace=False)))
+        x = rng.integers(-128, 128, shape).astype(np.int8)
+        ends = kind("int8", scales[0], zeros[0]), kind("int8", scales[1], zeros[1])
+        ours = FORMS[kernels]["MEAN"](
+            x, np.int32(axes), types=(ends[0], None), y_type=ends[1], keep_dims=step % 2 == 0
+        )["y"]
+        raw = graph(
+            [tensor("x", shape, scale=scales[0], zero=zeros[0]),
+             tensor("a", (len(axes),), "int32", data=np.int32(axes)),
+             tensor("y", ours.shape, scale=scales[1], zero=zeros[1])],
+            [operator("MEAN", ["x", "a"], ["y"], "ReducerOptions", keepDims=step % 2 == 0)],
+            ["x"], ["y"],
+        )  # fmt: skip
+        other = theirs(raw, x, kernels=kernels)
+        assert ours.shape == other.shape and (ours == other).all()
 
 
 # --- whole files
@@ -423,6 +448,27 @@ def test_validate_prints_and_is_json(tmp_path, capsys):
     assert cli.main(["validate", str(path), "--node", "y"]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == "PASS: y alone, from LiteRT's own inputs of it"
+
+
+def test_validate_by_litert_s_default(tmp_path, capsys):
+    """The graph's outputs alone; a node that XNNPACK's form does not have is named."""
+    passed = 0
+    for seed in range(8):
+        path = saved(tmp_path, random_network(seed), f"{seed}.tflite")
+        try:
+            assert cli.main(["validate", str(path), "--kernels", "default"]) == 0
+        except UnusableInput as error:
+            assert "hands out no tensors in between" in str(error)
+        else:
+            said = capsys.readouterr().out
+            assert "default kernels (XNNPACK where it takes a node)" in said
+            assert "elements of 1 tensors equal" in said
+            passed += 1
+    assert passed > 1
+    with pytest.raises(UnusableInput, match="leave --node"):
+        cli.main(["validate", str(path), "--kernels", "default", "--node", "y0"])
+    with pytest.raises(UnusableInput, match=r"--kernels is of \.tflite files"):
+        cli.main(["validate", str(MODELS / "resnet8_int8.onnx"), "--kernels", "default"])
 
 
 def test_inspect_shows_scales_and_the_bits_of_sums(tmp_path, capsys):

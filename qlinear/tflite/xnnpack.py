@@ -1,9 +1,9 @@
 """TensorFlow Lite's operators as LiteRT computes them by default on x86: by XNNPACK where it can.
 
-XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, QUANTIZE, DEQUANTIZE and RESHAPE;
-int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels. Where a scale is outside
-what the delegate takes, LiteRT's optimized kernel runs instead, which is not this: such a node is
-refused here.
+XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, MEAN, QUANTIZE, DEQUANTIZE and
+RESHAPE; int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels. Where a scale is
+outside what the delegate takes, LiteRT's optimized kernel runs instead, which is not this: such a
+node is refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
@@ -176,6 +176,28 @@ def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> 
             **finish(rounded, "NONE", y_type)}  # fmt: skip
 
 
+def mean(
+    x: np.ndarray,
+    axes: np.ndarray,
+    *,
+    types: tuple[Type | None, ...],
+    y_type: Type,
+    keep_dims: bool = False,
+) -> Stages:
+    """MEAN: the sum times a float32 factor, the zero point added in float32, ties to even.
+
+    The factor is the reciprocal of the count times the scales' quotient. Found by asking LiteRT on
+    sums on which other orders of the same operations part.
+    """
+    base = reference.mean(x, axes, types=types, y_type=y_type, keep_dims=keep_dims)
+    factor = np.float32(1) / np.float32(base["count"]) * (types[0].real / y_type.real)
+    shifted = base["centred"].astype(np.float32) * factor + np.float32(y_type.zero)
+    rounded = np.rint(shifted).astype(np.int64)
+    return {"sum": base["sum"], "count": base["count"], "centred": base["centred"],
+            "factor": factor, "centred * factor + zero point": shifted, "rounded": rounded,
+            "y": np.clip(rounded, -128, 127).astype(np.int8)}  # fmt: skip
+
+
 def softmax(
     x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type, beta: float = 1.0
 ) -> Stages:
@@ -208,6 +230,7 @@ OPERATORS = {
     "DEPTHWISE_CONV_2D": depthwise_conv_2d,
     "DEQUANTIZE": reference.dequantize,
     "FULLY_CONNECTED": fully_connected,
+    "MEAN": mean,
     "QUANTIZE": quantize,
     "RESHAPE": reference.reshape,
     "SOFTMAX": softmax,
