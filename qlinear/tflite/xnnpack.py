@@ -1,9 +1,9 @@
 """TensorFlow Lite's operators as LiteRT computes them by default on x86: by XNNPACK where it can.
 
-XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, MEAN, QUANTIZE, DEQUANTIZE and
-RESHAPE; int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels. Where a scale is
-outside what the delegate takes, LiteRT's optimized kernel runs instead, which is not this: such a
-node is refused here.
+XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, MAX_POOL_2D, MEAN, QUANTIZE,
+DEQUANTIZE and RESHAPE; int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels.
+Where a scale is outside what the delegate takes, LiteRT's optimized kernel runs instead, which is
+not this: such a node is refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
@@ -160,13 +160,33 @@ def add(
     }  # fmt: skip
 
 
-def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> Stages:
-    """QUANTIZE: float32 times the reciprocal of the scale, ties to even.
+def max_pool_2d(x: np.ndarray, *, types: tuple, y_type: Type, **options) -> Stages:
+    """MAX_POOL_2D: the same, but for the ends of an activation's range, which are ties to even."""
+    activation = options.pop("fused_activation_function", "NONE")
+    found = reference.max_pool_2d(x, types=types, y_type=y_type, **options)
+    low, high = activation_range(activation, y_type)
+    return found | {"y": np.clip(found["greatest"], low, high).astype(np.int8)}
 
-    Source: XNNPACK, src/microparams-init.c, xnn_init_f32_qs8_cvt_scalar_params.
+
+def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> Stages:
+    """QUANTIZE: times the reciprocal of the scale, ties to even; of int8 a multiple of 1/256.
+
+    Of int8 the scales' quotient is rounded to 1/256, and the product is rounded half up.
+
+    Source: XNNPACK, src/microparams-init.c, xnn_init_f32_qs8_cvt_scalar_params and
+    xnn_init_qs8_cvt_scalar_params.
     """
-    require_type("x", types[0], "float32")
+    require_type("x", types[0], "float32", "int8")
     require_type("y", y_type, "int8")
+    if types[0].dtype == "int8":
+        ratio = types[0].real / y_type.real
+        if not 2.0**-8 <= ratio <= 2.0**7:
+            raise Unsupported(f"x's scale over y's is {ratio}: 2^-8 to 2^7 needed")
+        centred = x.astype(np.int64) - types[0].zero
+        multiplier = np.rint(np.float32(256) * ratio).astype(np.int64)
+        rounded = (centred * multiplier + 128) >> 8
+        return {"centred": centred, "multiplier": multiplier, "rounded": rounded,
+                **finish(rounded, "NONE", y_type)}  # fmt: skip
     inverse = np.float32(1) / y_type.real
     if not np.isfinite(x).all():
         raise Unsupported("x holds values that are not finite")
@@ -230,6 +250,7 @@ OPERATORS = {
     "DEPTHWISE_CONV_2D": depthwise_conv_2d,
     "DEQUANTIZE": reference.dequantize,
     "FULLY_CONNECTED": fully_connected,
+    "MAX_POOL_2D": max_pool_2d,
     "MEAN": mean,
     "QUANTIZE": quantize,
     "RESHAPE": reference.reshape,
