@@ -1,12 +1,14 @@
 """TensorFlow Lite's form: every operator against LiteRT, and the commands on .tflite files."""
 
+import importlib.util
 import json
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
-from conftest import MODELS
+from conftest import MODELS, needs
+from tflite_graphs import graph, operator, random_network, tensor
 
 from qlinear import cli
 from qlinear.errors import Refused, Unsupported, UnusableInput
@@ -17,13 +19,16 @@ from qlinear.tflite import command, diagnosis, litert, reference, verdict, xnnpa
 from qlinear.tflite.arithmetic import Type
 from qlinear.tflite.model import load
 
-pytest.importorskip("ai_edge_litert", reason="needs LiteRT (pip install 'qlinear[tflite]')")
-from tflite_graphs import graph, operator, random_network, tensor
-
 CODES = np.arange(-128, 128).astype(np.int8)
 A, B = np.repeat(CODES, 256)[None], np.tile(CODES, 256)[None]  # all pairs
 ACTIVATIONS = ["NONE", "RELU", "RELU_N1_TO_1", "RELU6"]
 FORMS = {"BUILTIN_REF": reference.OPERATORS, "AUTO": xnnpack.OPERATORS}
+
+
+@pytest.fixture(autouse=True)
+def _litert():
+    there = importlib.util.find_spec("ai_edge_litert") is not None
+    needs(there, "LiteRT (pip install 'qlinear[tflite]')")
 
 
 def theirs(raw: bytes, *feeds: np.ndarray, kernels: str = "BUILTIN_REF") -> np.ndarray:
