@@ -455,6 +455,10 @@ def test_several_graphs_and_states_are_refused(tmp_path):
                 [operator("ADD", ["x", "s"], ["y"], "AddOptions")], ["x"], ["y"])  # fmt: skip
     with pytest.raises(UnusableInput, match="its input s is not defined: a state, or a damaged"):
         load(saved(tmp_path, raw))
+    raw = graph([tensor("x", (1, -4), scale=1.0), tensor("y", (1, 4), scale=1.0)],
+                [operator("ADD", ["x", "x"], ["y"], "AddOptions")], ["x"], ["y"])  # fmt: skip
+    with pytest.raises(UnusableInput, match=r"input x has shape \(1, -4\)"):
+        load(saved(tmp_path, raw))
     with pytest.raises(UnusableInput, match=r"not a file of TensorFlow Lite \(it does not say"):
         load(saved(tmp_path, b"not a model at all"))
     with pytest.raises(UnusableInput, match="no such file"):
@@ -466,6 +470,17 @@ def test_without_litert_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(UnusableInput, match=r"m\.tflite: .*pip install 'qlinear\[tflite\]'"):
         cli.main(["validate", str(path)])
+
+
+def test_a_window_that_is_only_a_number_is_not_walked(tmp_path, capsys):
+    raw = graph(
+        [tensor("x", (1, 4, 4, 1), scale=1), tensor("y", (1, 4, 4, 1), scale=1)],
+        [operator("AVERAGE_POOL_2D", ["x"], ["y"], "Pool2DOptions", strideH=1, strideW=1,
+                  filterHeight=60000, filterWidth=60000)], ["x"], ["y"],
+    )  # fmt: skip
+    assert cli.main(["validate", str(saved(tmp_path, raw))]) == 3
+    said = capsys.readouterr().out
+    assert "AVERAGE_POOL_2D: kernel (60000, 60000): up to 65536 taps needed: 1 (y)" in said
 
 
 # --- the commands
