@@ -11,6 +11,7 @@ from conftest import MODELS, needs
 from tflite_graphs import graph, operator, random_network, tensor
 
 from qlinear import cli
+from qlinear.dumps import read_file
 from qlinear.errors import Refused, Unsupported, UnusableInput
 from qlinear.inputs import Feed, read_feeds
 from qlinear.operators.qlinear_add import qlinear_add
@@ -682,6 +683,20 @@ def test_diagnose_finds_what_was_computed_otherwise(tmp_path, capsys):
     assert cli.main(["diagnose", str(path), str(tmp_path / "y.npy"), "--json"]) == 1
     record = json.loads(capsys.readouterr().out)
     assert record["first"] == "y" and record["explained"] == []
+
+
+def test_a_wider_word_is_one_element_or_refused(tmp_path):
+    values = np.int8([[[[-128], [-1]], [[0], [127]]]])
+    for text, fits in (("ffffff80 ffffffff 00000000 0000007f", True), ("80 ff 00 7f", True),
+                       ("00000080 ffffffff 00000000 0000007f", False)):  # fmt: skip
+        path = tmp_path / "y.hex"
+        path.write_text(text.replace(" ", "\n"))
+        (raw,) = read_file(path)
+        if fits:
+            assert (diagnosis.fitted(raw, values, "NHWC") == values).all()
+        else:
+            with pytest.raises(UnusableInput, match="more than one int8; one a line needed"):
+                diagnosis.fitted(raw, values, "NHWC")
 
 
 @pytest.mark.parametrize("seed", [2, 3, 4])
