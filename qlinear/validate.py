@@ -29,6 +29,8 @@ STATUS_TABLE = """exit status:
   1 FAIL     an element differs
   2 error    the model or an input is unusable; one line says why
   3 PARTIAL  all that was compared is equal, but something quantized was not recomputed
+
+Of MatMulNBits the weights are recomputed; its float sums are ONNX Runtime's.
 """
 HELD = 1 << 28  # bytes of our tensors that are kept until ONNX Runtime is asked for its own
 
