@@ -183,7 +183,13 @@ def check_nodes(network: Network, nodes: list[Node], feed: Feed) -> Iterator[Che
     """
     graph, path = network.graph, network.file.path
     for node in nodes:
-        if (node.domain, node.op_type) not in {*engine.OPERATORS, *engine.MOVERS}:
+        key = node.domain, node.op_type
+        if key in engine.FLOAT_SUMS:
+            raise UnusableInput(
+                f"{path}: node {node.name}: its sums are ONNX Runtime's own floats; "
+                "validate compares its weights"
+            )
+        if key not in {*engine.OPERATORS, *engine.MOVERS}:
             raise UnusableInput(f"{path}: node {node.name}: {node.operator} is not computed yet")
     around = {node.outputs: [n for n in (*node.inputs, *node.outputs) if n] for node in nodes}
     session = oracle.open_graph(network, (name for names in around.values() for name in names))
