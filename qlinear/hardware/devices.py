@@ -11,8 +11,8 @@ Sources, a formula each:
 - RRAM of at most 40 µS, its error a second and a day after programming: the polynomials of AIHWKIT
   1.1.0, ``inference/noise/reram.py``, fitted there to the figures of Wan et al. 2022;
 - the current through a cell is no straight line of the voltage but a sinh: Jiang et al. 2016;
-- the wire of a column as a ladder of resistors: Kirchhoff's laws, no approximation. Word lines are
-  ideal here.
+- the wire of a column as a ladder of resistors: Kirchhoff's laws, no approximation; with word lines
+  that are resistors too: :mod:`~qlinear.hardware.wires`.
 
 The errors "independent" and "proportional" are plain Gaussians, no device's.
 """
@@ -38,7 +38,7 @@ PCM_READ = 250e-9  # seconds that a read takes (its t_read)
 
 @dataclass(frozen=True)
 class Device:
-    """The cells of an array, and the wire of its columns; ideal unless something is said."""
+    """The cells of an array, and its wires; ideal unless something is said."""
 
     programming: str | None = None  # one of PROGRAMMING
     sigma: float = 0.0  # of the plain ones: a share of the range, or of what the cell holds
@@ -50,6 +50,7 @@ class Device:
     stuck_off: float = 0.0  # share of the cells that always conduct least
     read_noise: bool = False  # of phase-change cells, drawn at each conversion
     wire: float = 0.0  # one segment of a column's wire: its resistance times the full conductance
+    word_wire: float = 0.0  # the same of a word line, which is as long as a crossbar has columns
     nonlinearity: float = 0.0  # a: the current at a share v of the voltage is sinh(a v) / sinh(a)
 
     def __post_init__(self):
@@ -58,7 +59,8 @@ class Device:
             raise UnusableInput(f"programming is {self.programming!r}: one of {known} needed")
         if not self.on_off > 1:
             raise UnusableInput(f"on_off is {self.on_off}: more than 1 needed")
-        for name in ("sigma", "seconds", "stuck_on", "stuck_off", "wire", "nonlinearity"):
+        numbers = "sigma", "seconds", "stuck_on", "stuck_off", "wire", "word_wire", "nonlinearity"
+        for name in numbers:
             value = getattr(self, name)
             if not 0 <= value < inf:
                 raise UnusableInput(f"{name} is {value}: a number from 0 needed")
