@@ -278,7 +278,8 @@ def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Ti
             per_input = per_input - base * worth.sum(axis=0)
         variance = None
         if device.read_noise:
-            variance = devices.read_variance(now, lines.levels + base, device).sum(axis=0)
+            then = start[..., part]
+            variance = devices.read_variance(then, now, lines.levels + base, device).sum(axis=0)
         now = wires.through(now, lines.levels + base, device, array.columns)
         held = now[0] - now[1] if array.signed else now[0]
         errors = None if array.adc.alike else errors_of(worth.shape, array.adc, rng)

@@ -29,7 +29,7 @@ PROGRAMMING = INDEPENDENT, PROPORTIONAL, PCM, RRAM
 DAY = 86_400.0
 
 # polynomials in g / full, the constant first, in µS; and full in µS
-_PCM, _PCM_FULL = (0.2635, 1.9650, -1.1731), 25.0
+_PCM, _PCM_FULL = (0.26348, 1.9650, -1.1731), 25.0
 _RRAM, _RRAM_FULL = (0.348, 16.030, -43.853, 45.393, -16.815), 40.0
 _RRAM_DAY = (0.701, 22.086, -50.773, 47.095, -16.458)
 PCM_START = 20.0  # seconds: the first read, from which drift counts (AIHWKIT's t_0)
@@ -124,24 +124,32 @@ def programming_sigma(cells: np.ndarray, full: float, device: Device) -> np.ndar
     return full / _RRAM_FULL * np.maximum(polynomial(cells / full, at), 0)
 
 
-def drifted(cells: np.ndarray, full: float, device: Device, rng: np.random.Generator) -> np.ndarray:
+def drifted(
+    cells: np.ndarray, targets: np.ndarray, full: float, device: Device, rng: np.random.Generator
+) -> np.ndarray:
     """Phase-change cells after a time: g * (t / t0)**-nu, with nu drawn for each cell.
 
-    nu is Gaussian; its mean and its deviation depend on the conductance (AIHWKIT 1.1.0).
+    nu is Gaussian; its mean and its deviation depend on the conductance that the cell was to have
+    (AIHWKIT 1.1.0).
     """
-    shares = np.log(np.maximum(cells / full, 1e-7))
+    shares = np.log(np.maximum(targets / full, 1e-7))
     mean = np.clip(-0.0155 * shares + 0.0244, 0.049, 0.1)
     deviation = np.clip(-0.0125 * shares - 0.0059, 0.008, 0.045)
     nu = np.abs(mean + deviation * rng.standard_normal(cells.shape, np.float32))
     return cells * (1 + device.seconds / PCM_START) ** -nu
 
 
-def read_variance(cells: np.ndarray, full: float, device: Device) -> np.ndarray:
+def read_variance(
+    start: np.ndarray, cells: np.ndarray, full: float, device: Device
+) -> np.ndarray:
     """Variance of one read of a phase-change cell, in levels squared (AIHWKIT 1.1.0).
 
     Theirs is 1/f noise, which later reads share in part; here every conversion draws it anew.
+
+    Args:
+        start, cells: what cells held just after programming, and hold now.
     """
-    shares = np.maximum(cells / full, 1e-7)
+    shares = np.maximum(start / full, 1e-7)
     q = np.minimum(0.0088 / shares**0.65, 0.2)
     seconds = device.seconds + PCM_START
     return (cells * q) ** 2 * log((seconds + PCM_READ) / (2 * PCM_READ))
@@ -198,7 +206,7 @@ def programmed(
     """
     base = device.base(levels)
     full = levels + base
-    cells = targets.astype(np.float32) + np.float32(base)
+    wanted = cells = targets.astype(np.float32) + np.float32(base)
     if device.programming and (device.measured or device.sigma):
         sigma = programming_sigma(cells, full, device)
         cells = cells + rng.standard_normal(cells.shape, np.float32) * np.float32(sigma)
@@ -206,7 +214,7 @@ def programmed(
             cells = np.maximum(cells, 0)
     start = cells
     if device.programming == PCM and device.seconds:
-        cells = drifted(cells, full, device, rng).astype(np.float32)
+        cells = drifted(cells, wanted, full, device, rng).astype(np.float32)
     if device.stuck_on or device.stuck_off:
         drawn = rng.random(cells.shape, np.float32)
         still = start is cells
