@@ -223,10 +223,3 @@ def voltages(digits: np.ndarray, greatest: int, device: Device) -> np.ndarray:
         return digits
     a = device.nonlinearity
     return (np.sinh(digits * (a / greatest)) * (greatest / sinh(a))).astype(digits.dtype)
-
-
-def count_noise(
-    shape: tuple[int, ...], variance: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """One Gaussian draw for each conversion, of the variance that its cells have together."""
-    return rng.standard_normal(shape, np.float32) * np.sqrt(variance, dtype=np.float32)
