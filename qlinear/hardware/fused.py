@@ -146,6 +146,6 @@ if packed.numba is not None:
                                 count[p] += drawn[p] * noise
                     place = counts.dtype.type(1 << d * dac_bits)
                     for p in range(positions):
-                        sums[p] += np.rint(min(max(count[p] / step, low), high)) * place
+                        sums[p] += packed.rint(min(max(count[p] / step, low), high)) * place
                 for p in range(positions):
                     total[m, p] += np.float64(sums[p]) * worth[line, m]
