@@ -207,8 +207,8 @@ class Hits:
 def accuracy(hits: np.ndarray, exact: np.ndarray) -> dict:
     """Accuracy, what is lost against the exact network, and standard errors.
 
-    ``error`` is that of the mean: over images, and over chips where there are several. Of ``lost``
-    it is smaller, since both networks saw the same images.
+    ``se`` is that of the mean: over images, and over chips where there are several. Of ``lost`` it
+    is smaller, since both networks saw the same images.
 
     Args:
         hits: 0 and 1, (chips, images); exact: the exact network's, (images,).
@@ -226,10 +226,10 @@ def accuracy(hits: np.ndarray, exact: np.ndarray) -> dict:
         "images": images,
         "accuracy": [round(float(share), 4) for share in each],
         "mean": round(float(each.mean()), 5),
-        "error": error(hits.mean(axis=0)),
-        "error_of_chips": round(float(of_chips), 5),
+        "se": error(hits.mean(axis=0)),
+        "se_of_chips": round(float(of_chips), 5),
         "lost": round(float(lost.mean()), 5),
-        "error_of_lost": error(lost),
+        "se_of_lost": error(lost),
     }
 
 
