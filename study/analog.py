@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 # one setting a core: faster than one matrix product on all of them
@@ -153,6 +153,17 @@ def arrays_of(model: Model, setting: Setting) -> dict[str, Array]:
     return {n: replace(setting.array, adc=replace(adc, top=top)) for n, top in tops.items()}
 
 
+def changed(record: object) -> dict:
+    """The fields of a record that are not what they are if nothing is said, by name."""
+    found = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        plain = field.default_factory() if callable(field.default_factory) else field.default
+        if value != plain:
+            found[field.name] = changed(value) if is_dataclass(value) else value
+    return found
+
+
 class Hits:
     """Which images a setting gets right, chip by chip; kept in files as far as they are known."""
 
@@ -163,12 +174,12 @@ class Hits:
         self.origin = [sha256(model.path.read_bytes()), data]
 
     def name(self, setting: Setting | None, chip: int) -> str:
-        """Of what is known: the same for settings that differ in cost alone."""
-        what = None
+        """Of what is known: the same for settings that differ in nothing that makes a number."""
+        what: dict = {}
         if setting is not None:
             adc = setting.array.adc
             adc = replace(adc, shared=1) if adc.alike else adc
-            what = asdict(replace(setting, array=replace(setting.array, adc=adc, columns=1)))
+            what = changed(replace(setting, array=replace(setting.array, adc=adc)))
         text = json.dumps([*self.origin, what, chip], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 

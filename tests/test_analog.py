@@ -468,7 +468,8 @@ def test_read_noise_of_cells_has_the_variance_of_its_parts():
     wanted = np.sqrt((tile.variance[0, 0][None, :, None] * columns.astype(float) ** 2).sum(axis=1))
     assert drawn.std(axis=0).reshape(wanted.shape) == pytest.approx(wanted, rel=0.05)
     # one cell at full conductance: 0.88% for each read, times the 1/f factor of 20 s
-    variance = devices.read_variance(np.array([127.0]), 127.0, Device(PCM))
+    full = np.array([127.0])
+    variance = devices.read_variance(full, full, 127.0, Device(PCM))
     factor = np.log((20 + 250e-9) / (2 * 250e-9))
     assert variance == pytest.approx((0.0088 * 127) ** 2 * factor)
 

@@ -30,7 +30,7 @@ from functools import lru_cache
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.hardware import devices, draws, fused, packed
+from qlinear.hardware import devices, draws, fused, packed, wires
 from qlinear.hardware.converters import Converter, convert, errors_of
 from qlinear.hardware.devices import Device
 from qlinear.hardware.draws import Noise
@@ -48,7 +48,7 @@ class Array:
     """The crossbars, what feeds them, and what reads them."""
 
     rows: int = 128  # inputs that one column adds
-    columns: int = 128  # of one crossbar; they decide how many of them a layer takes, no number
+    columns: int = 128  # of one crossbar: how many of them a layer takes, and how long a word line is
     cell_bits: int = 2  # bits of a weight that one cell holds
     mapping: str = OFFSET
     balanced: bool = False  # tiles of nearly equal height, instead of full ones and a rest
@@ -284,9 +284,9 @@ def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Ti
             per_input = per_input - base * worth.sum(axis=0)
         variance = None
         if device.read_noise:
-            variance = devices.read_variance(now, lines.levels + base, device).sum(axis=0)
-        if device.wire:
-            now = devices.through_wire(now, lines.levels + base, device.wire)
+            then = start[..., part]
+            variance = devices.read_variance(then, now, lines.levels + base, device).sum(axis=0)
+        now = wires.through(now, lines.levels + base, device, array.columns)
         held = now[0] - now[1] if array.signed else now[0]
         errors = None if array.adc.alike else errors_of(worth.shape, array.adc, rng)
         greatest = greatest_count(part.stop - part.start, lines.levels, array)
