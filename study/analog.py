@@ -2,11 +2,11 @@
 
     python scripts/analog.py --data-dir DIR [--cache FOLDER]
 
-Writes models/analog.json, which chapter 9 quotes: the accuracy under converters of fewer bits, under
-plain noises, of each mapping under each error of its cells with ideal converters, and beside cost
-for converters and published designs. Nothing is retrained. All 10,000 test images, five chips or
+Writes models/analog.json, which chapter 9 quotes: the accuracy under converters of fewer bits and
+under plain noises, of each mapping under each error of its cells with ideal converters, and beside
+cost for converters and published designs. Nothing is retrained. All 10,000 test images, five chips or
 seeds where something is drawn, with standard errors; an hour and a half on two free cores. Where
-something is drawn --noisy-images takes fewer. With --cache what was found is kept, image by image,
+something is drawn, --noisy-images takes fewer. With --cache what was found is kept, image by image,
 and a run that was ended goes on where it was: the file that it writes is the same.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 # one setting a core: faster than one matrix product on all of them
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from qlinear.engine import run
 from qlinear.errors import UnusableInput
-from qlinear.files import check_folder, write_text
+from qlinear.files import write_text
 from qlinear.hardware import analog, cost, designs, devices, variants
 from qlinear.hardware.analog import Array
 from qlinear.hardware.converters import Converter
@@ -170,6 +171,7 @@ class Hits:
     def __init__(self, model: Model, images: np.ndarray, labels: np.ndarray, folder: Path | None):
         self.model, self.images, self.labels, self.folder = model, images, labels, folder
         self.known: dict[str, bytearray] = {}
+        self.arrays: dict[Setting, dict[str, Array]] = {}
         data = hashlib.sha256(images.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
         self.origin = [sha256(model.path.read_bytes()), data]
 
@@ -195,8 +197,11 @@ class Hits:
         """Find what is missing of the first ``count`` images; yields how many at a time."""
         found = self.of(setting, chip)
         yield min(len(found), count)
-        arrays = arrays_of(self.model, setting) if setting and len(found) < count else {}
-        arrays = {name: replace(array, seed=chip) for name, array in arrays.items()}
+        arrays = {}
+        if setting and len(found) < count:
+            if setting not in self.arrays:  # calibrated once for all chips
+                self.arrays[setting] = arrays_of(self.model, setting)
+            arrays = {n: replace(array, seed=chip) for n, array in self.arrays[setting].items()}
         while len(found) < count:
             before, until = len(found), min(len(found) + BLOCK, count)
             fresh = bytearray()
@@ -262,6 +267,20 @@ def price(model: Model, setting: Setting) -> dict:
     }
 
 
+def usable(folder: Path) -> None:
+    """Make a folder that may be there already.
+
+    Raises:
+        UnusableInput: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnusableInput(f"{folder}: {error.strerror}; name another for --cache") from None
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__, record="analog.json")
     parser.add_argument("--noisy-images", type=int, help="where something is drawn (default: all)")
@@ -275,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.workers < 1:
         raise UnusableInput(f"--workers is {args.workers}: at least 1 needed")
     if args.cache:
-        check_folder(args.cache)
+        usable(args.cache)
     model = load(args.models / MIXED)
     images, labels = load_cifar10(args.data_dir, "test")
     count = min(args.images, len(images))
@@ -298,7 +317,11 @@ def main(argv: list[str] | None = None) -> None:
 
     exact = known(None, 0, count)
     source = recorded(
-        "scripts/analog.py", [args.models / MIXED], images[:count], labels[:count], note=args.data_note
+        "scripts/analog.py",
+        [args.models / MIXED],
+        images[:count],
+        labels[:count],
+        note=args.data_note,
     )
     shares = {n: round(float(exact[:n].mean()), 4) for n in sorted({count, *counts.values()})}
     record: dict = {"recorded": source, "exact": shares}

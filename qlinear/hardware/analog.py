@@ -48,7 +48,9 @@ class Array:
     """The crossbars, what feeds them, and what reads them."""
 
     rows: int = 128  # inputs that one column adds
-    columns: int = 128  # of one crossbar: how many of them a layer takes, and how long a word line is
+    columns: int = (
+        128  # of one crossbar: how many of them a layer takes, and how long a word line is
+    )
     cell_bits: int = 2  # bits of a weight that one cell holds
     mapping: str = OFFSET
     balanced: bool = False  # tiles of nearly equal height, instead of full ones and a rest
@@ -317,9 +319,9 @@ def fed_values(array: Array) -> np.ndarray:
 
 
 def precision(tiles: list[Tile], array: Array) -> type:
-    """The float type of the counts: the narrowest that holds every sum of them while they are whole.
+    """The float type of the counts: the narrowest that holds the sums of whole ones exactly.
 
-    Those are integers up to 2**24, or more. Where no converter rounds, float64.
+    That is float32 up to 2**24. Where no converter rounds, float64.
     """
     places = sum(1 << array.dac_bits * digit for digit in range(array.conversions))
     small = max(tile.greatest for tile in tiles) * places < fused.EXACT
@@ -469,8 +471,8 @@ def array_sum(
         rows: int32 (M, taps), int8 weights.
         bias: int32 (M,).
         rng: where the noise of conversions comes from: a generator, the same for every layer and
-            call, so that no two conversions share a draw; or :class:`~qlinear.hardware.draws.Reads`,
-            whose noise does not depend on how images are batched.
+            call, so that no two conversions share a draw; or
+            :class:`~qlinear.hardware.draws.Reads`, whose noise does not depend on how images are batched.
         fast: use packed words, fused loops and folded products where they give the same numbers.
 
     Returns:

@@ -139,9 +139,7 @@ def drifted(
     return cells * (1 + device.seconds / PCM_START) ** -nu
 
 
-def read_variance(
-    start: np.ndarray, cells: np.ndarray, full: float, device: Device
-) -> np.ndarray:
+def read_variance(start: np.ndarray, cells: np.ndarray, full: float, device: Device) -> np.ndarray:
     """Variance of one read of a phase-change cell, in levels squared (AIHWKIT 1.1.0).
 
     Theirs is 1/f noise, which later reads share in part; here every conversion draws it anew.

@@ -26,11 +26,13 @@ except ImportError:
     numba = None
 
 WORD = 32  # rows in a word
-WORTHWHILE = 8  # pairs of a bit of the input and a plane of the cells, from which products are faster
+WORTHWHILE = (
+    8  # pairs of a bit of the input and a plane of the cells, from which products are faster
+)
 
 
 def fits(array: "Array", tiles: list["Tile"], precision: type) -> bool:
-    """Whether an array's sums can be counted sooner than multiplied, and numba is there to do it."""
+    """Whether an array's sums are counted sooner than multiplied, and numba is there to do it."""
     if numba is None or not array.device.exact or not array.adc.alike or array.accumulate:
         return False
     planes = max(planes_in(np.abs(tile.held).max()) for tile in tiles) * (1 + array.signed)
@@ -66,7 +68,7 @@ def totals(
     key: tuple[int, int] | None,
 ) -> np.ndarray:
     """What :func:`qlinear.hardware.analog.totals` returns, in the same order of additions."""
-    n, taps, positions = columns.shape
+    n, _, positions = columns.shape
     inputs = np.ascontiguousarray(columns.astype(np.uint8, copy=False).transpose(0, 2, 1))
     lines, M = tiles[0].worth.shape
     total = np.zeros((n, positions, M))
