@@ -4,10 +4,10 @@
 
 Writes models/analog.json, which chapter 9 quotes: the accuracy under converters of fewer bits and
 under plain noises, of each mapping under each error of its cells with ideal converters, and beside
-cost for converters and published designs. Nothing is retrained. All 10,000 test images, five chips or
-seeds where something is drawn, with standard errors; an hour and a half on two free cores. Where
-something is drawn, --noisy-images takes fewer. With --cache what was found is kept, image by image,
-and a run that was ended goes on where it was: the file that it writes is the same.
+cost for converters and published designs. Nothing is retrained. All 10,000 test images, and five
+chips or seeds where something is drawn, with standard errors; an hour and a half on two free cores.
+Where something is drawn, --noisy-images takes fewer. With --cache what was found is kept, image by
+image, and a run that was ended goes on where it was: the file that it writes is the same.
 """
 
 import hashlib

@@ -472,7 +472,8 @@ def array_sum(
         bias: int32 (M,).
         rng: where the noise of conversions comes from: a generator, the same for every layer and
             call, so that no two conversions share a draw; or
-            :class:`~qlinear.hardware.draws.Reads`, whose noise does not depend on how images are batched.
+            :class:`~qlinear.hardware.draws.Reads`, whose noise is the same however images are
+            batched.
         fast: use packed words, fused loops and folded products where they give the same numbers.
 
     Returns:
