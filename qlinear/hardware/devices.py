@@ -139,9 +139,7 @@ def drifted(
     return cells * (1 + device.seconds / PCM_START) ** -nu
 
 
-def read_variance(
-    start: np.ndarray, cells: np.ndarray, full: float, device: Device
-) -> np.ndarray:
+def read_variance(start: np.ndarray, cells: np.ndarray, full: float, device: Device) -> np.ndarray:
     """Variance of one read of a phase-change cell, in levels squared (AIHWKIT 1.1.0).
 
     Theirs is 1/f noise, which later reads share in part; here every conversion draws it anew.
@@ -233,10 +231,3 @@ def voltages(digits: np.ndarray, greatest: int, device: Device) -> np.ndarray:
         return digits
     a = device.nonlinearity
     return (np.sinh(digits * (a / greatest)) * (greatest / sinh(a))).astype(digits.dtype)
-
-
-def count_noise(
-    shape: tuple[int, ...], variance: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """One Gaussian draw for each conversion, of the variance that its cells have together."""
-    return rng.standard_normal(shape, np.float32) * np.sqrt(variance, dtype=np.float32)
