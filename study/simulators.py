@@ -1,7 +1,7 @@
 """Hold the analog arrays against two simulators of others: CrossSim and AIHWKIT.
 
     git clone https://github.com/sandialabs/cross-sim     # 3.2.0; needs SciPy
-    python -m pip install scipy aihwkit==1.1.0 torch==2.13.0   # in an environment of their own
+    python -m pip install scipy numba aihwkit==1.1.0 torch==2.13.0
     python scripts/simulators.py --crosssim cross-sim
 
 Writes models/simulators.json, which chapter 9 quotes. The same layers, on the inputs that the
@@ -47,10 +47,12 @@ LAYERS = "block3_conv2_quant", "block2_conv1_quant", "block1_conv1_quant"
 IMAGES = 4
 CHIPS = 20
 TURNS = 15
+NEEDED = "scipy", "torch", "aihwkit", "numba"  # the last by our fast sums, whose times are taken
 POSITIONS = 16  # of the first image, where each takes both simulators long
 ON_OFF, FULL_OHMS, WIRE_OHMS = 100.0, 10e3, 0.5
 PCM_OHMS = 40e3  # 25 µS, which CrossSim's model asks for
 ONE_DIGIT = dict(dac_bits=8, coding=PULSE_WIDTH)
+ONE_PAIR = Array(mapping=PAIR, cell_bits=8)
 ERRORS = {INDEPENDENT: "NormalIndependentDevice", PROPORTIONAL: "NormalProportionalDevice"}
 ERRORS |= {PCM: "PCMJoshi"}
 
@@ -111,14 +113,15 @@ def crosssim(array: Array, ohms: float = FULL_OHMS, error: float = 1e-9):
     Raises:
         UnusableInput: CrossSim has no such setting, or we have not found it.
     """
+    device, adc = array.device, array.adc
+    slices = -(-8 // array.cell_bits)
+    if array.mapping not in (OFFSET, PAIR) or device.seconds or slices not in (1, 4):
+        raise UnusableInput(f"not for CrossSim: {array}")
     from simulator import CrossSimParameters
     from simulator.parameters import core_parameters as core
     from simulator.parameters.xbar_parameters import ADCRangeLimits
 
-    device, adc, p = array.device, array.adc, CrossSimParameters()
-    slices = -(-8 // array.cell_bits)
-    if array.mapping not in (OFFSET, PAIR) or device.seconds or slices not in (1, 4):
-        raise UnusableInput(f"not for CrossSim: {array}")
+    p = CrossSimParameters()
     offset = array.mapping == OFFSET
     if slices == 1:
         p.core.style = core.CoreStyle.OFFSET if offset else core.CoreStyle.BALANCED
@@ -146,6 +149,7 @@ def crosssim(array: Array, ohms: float = FULL_OHMS, error: float = 1e-9):
         p.xbar.device.Rmax = ohms * device.on_off
     if adc.bits:
         levels = (1 << array.cell_bits) - 1
+        full = levels + device.base(levels)  # the counts of a cell that conducts fully
         low, high = adc.codes(array.signed)
         if adc.top != high:
             raise UnusableInput(f"a step of one count is compared; top is {adc.top}")
@@ -154,7 +158,7 @@ def crosssim(array: Array, ohms: float = FULL_OHMS, error: float = 1e-9):
         p_adc.bits, p_adc.signed = adc.bits, False
         p_adc.adc_per_ibit = True
         p_adc.adc_range_option = ADCRangeLimits.CALIBRATED
-        p_adc.calibrated_range = np.array([[low, high]] * slices) / levels
+        p_adc.calibrated_range = np.array([[low, high]] * slices) / full
     if device.programming:
         p.xbar.device.programming_error.enable = True
         p.xbar.device.programming_error.model = ERRORS[device.programming]
@@ -390,7 +394,9 @@ def lines_of_wire(layer: Layer) -> list[dict]:
     wire = WIRE_OHMS / FULL_OHMS
     kinds = {"bit lines": (wire, 0.0), "word lines": (0.0, wire), "both": (wire, wire)}
     settings = itertools.product((OFFSET, PAIR), (8, 2), kinds.items())
-    for mapping, cell_bits, (kind, (along, across)) in tqdm(list(settings), "wires", unit="setting"):
+    for mapping, cell_bits, (kind, (along, across)) in tqdm(
+        list(settings), "wires", unit="setting"
+    ):
         device = Device(on_off=ON_OFF, wire=along, word_wire=across)
         # each line of CrossSim's has a crossbar of its own
         array = Array(columns=len(layer.rows), cell_bits=cell_bits, mapping=mapping, device=device)
@@ -459,7 +465,7 @@ def gated(layer: Layer) -> dict:
 
 def tiles_of_aihwkit(
     layer: Layer,
-    array: Array = Array(mapping=PAIR, cell_bits=8),
+    array: Array = ONE_PAIR,
     *,
     settle: Callable[[object], None] = lambda config: None,
 ) -> Callable[[Layer], np.ndarray]:
@@ -651,6 +657,7 @@ def times(layer: Layer) -> list[dict]:
     )
     image = layer.first(layer.columns.shape[2] // IMAGES)
     chips = {name: chip(layer, a) for name, a in (("exact", exact_array), ("noisy", noisy))}
+    chips["wired"] = chip(image, wired, error=1e-3)
     tiles = tiles_of_aihwkit(layer)
 
     def anew() -> np.ndarray:
@@ -671,16 +678,20 @@ def times(layer: Layer) -> list[dict]:
             "ours": lambda: layer.ours(once),
             "AIHWKIT": lambda: tiles(layer),
         },
-        "wires both ways, one cell, one image, programming included": {
+        # CrossSim ends by its own default here
+        "wires both ways, one cell, one image": {
+            "ours": lambda: image.ours(wired),
+            "CrossSim": lambda: read(chips["wired"], image, wired),
+        },
+        "the same, programming included": {
             "ours": anew,
-            # ended by its own default
             "CrossSim": lambda: read(chip(image, wired, error=1e-3), image, wired),
         },
     }
     rows = []
     for what, calls in tqdm(ways.items(), "times", unit="way"):
         taken: dict[str, list[float]] = {name: [] for name in calls}
-        turns = 3 if "wires" in what else TURNS
+        turns = 5 if any(word in what for word in ("wires", "programming")) else TURNS
         for turn in range(turns + 1):  # the first one warms up
             for name, call in calls.items():
                 start = time.process_time()
@@ -705,7 +716,7 @@ def found_simulators(folder: Path) -> dict:
     absent = []
     if not (folder / "simulator" / "cores" / "analog_core.py").is_file():
         absent.append(f"CrossSim in {folder} (name the folder of its repository)")
-    for module in ("scipy", "torch", "aihwkit"):
+    for module in NEEDED:
         try:
             importlib.import_module(module)
         except ImportError:
@@ -713,7 +724,7 @@ def found_simulators(folder: Path) -> dict:
     if absent:
         raise UnusableInput(f"absent: {'; '.join(absent)}")
     sys.path.insert(0, str(folder.resolve()))
-    modules = {name: importlib.import_module(name) for name in ("scipy", "torch", "aihwkit")}
+    modules = {name: importlib.import_module(name) for name in NEEDED}
     versions = {name: str(module.__version__) for name, module in modules.items()}
     versions["crosssim"] = _version(folder)
     hashes = {

@@ -280,7 +280,7 @@ def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Ti
         now = cells[..., part]
         worth, per_input = lines.worth[:, :, t], lines.per_input[:, t]
         if device.corrected and start is not cells:
-            # read with every word line on, then and now (Joshi et al. 2020)
+            # read with every word line on, then and now (see devices)
             worth = worth * (start[..., part].sum(dtype=float) / now.sum(dtype=float))
         if not array.signed:  # what cells conduct when they hold 0 is known too
             per_input = per_input - base * worth.sum(axis=0)

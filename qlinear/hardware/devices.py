@@ -7,7 +7,8 @@ Sources, a formula each:
 
 - phase-change memory of at most 25 µS, its programming error, drift and read noise: the code of
   AIHWKIT 1.1.0 (Rasch et al. 2021), ``inference/noise/pcm.py``, which names Nandakumar et al. 2019;
-  the global correction of drift: Joshi et al. 2020;
+  the global correction of drift, from the summed current of an array then and now: AIHWKIT's
+  documentation, which names Le Gallo et al. 2018 (its code sums the differences of pairs instead);
 - RRAM of at most 40 µS, its error a second and a day after programming: the polynomials of AIHWKIT
   1.1.0, ``inference/noise/reram.py``, fitted there to the figures of Wan et al. 2022;
 - the current through a cell is no straight line of the voltage but a sinh: Jiang et al. 2016;

@@ -3,10 +3,10 @@
 The circuit is that of CrossSim 3.2 (``simulator/circuits/array/NonInterleaved_InputSource.py``),
 which it solves by iteration and we exactly. A word line is driven at one end, and has a segment
 before each column; column 0 is nearest to its driver. A bit line has a segment after each row; the
-last one ends in a converter, which holds it at 0 V; row 0 is farthest from it. A cell joins its word
-line to its bit line, and a word line that is off is held at 0 V, so its cells drain the bit lines.
-There are no transistors that would cut them off. Rows and columns that a layer does not use are
-not there.
+last one ends in a converter, which holds it at 0 V; row 0 is farthest from it. A cell joins its
+word line to its bit line, and a word line that is off is held at 0 V, so its cells drain the bit
+lines. There are no transistors that would cut them off. Rows and columns that a layer does not use
+are not there.
 
 Nothing in it depends on the inputs but linearly. So a crossbar with such wires is one without, with
 other cells: what column c gets for each volt on word line k alone.
@@ -88,7 +88,7 @@ def seen(cells: np.ndarray, full: float, wire: float, word_wire: float) -> np.nd
 
     Seen from the bit lines, a word line is a current source for each column with a matrix of
     conductances beside them. Rows add up; a segment of the bit lines then divides both, as in
-    :func:`~qlinear.hardware.devices.through_wire`, but by a matrix, since word lines couple columns.
+    :func:`~qlinear.hardware.devices.through_wire`, but by a matrix: word lines couple columns.
 
     Args:
         cells, full, wire, word_wire: as in :func:`nodal`.
