@@ -4,9 +4,10 @@
     python scripts/benchmark.py
 
 The committed networks by batch, with one thread each and with all cores; their convolutions beside
-onnx.reference's; one layer on analog arrays, plainly and fast; a ResNet50 with random weights for several sizes of its image; and what `qlinear
-validate` takes, with its peak memory. Takes minutes. Writes models/benchmark.json, unless --out
-names another file. Other programs make the clock lie, so the time of the cores is recorded too.
+onnx.reference's; one layer on analog arrays, plainly and fast; a ResNet50 with random weights for
+several sizes of its image; and what `qlinear validate` takes, with its peak memory. Takes minutes.
+Writes models/benchmark.json, unless --out names another file. Other programs make the clock lie, so
+the time of the cores is recorded too.
 """
 
 import argparse

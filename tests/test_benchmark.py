@@ -108,7 +108,7 @@ def test_forms_of_an_array_that_differ_are_no_measurement(monkeypatch):
     wrong = lambda *args, fast: real(*args, fast=fast) + fast  # noqa: E731
     monkeypatch.setattr(benchmark.analog, "array_sum", wrong)
     model, x = load(MODELS / "resnet8_int8.onnx"), load_samples()[0][:1].astype(np.float32)
-    with pytest.raises(UnusableInput, match="perfect cells.*4096 of 4096 elements differ"):
+    with pytest.raises(UnusableInput, match=r"perfect cells.*4096 of 4096 elements differ"):
         next(benchmark.time_sums(model, x, "block3_conv2_quant", 0))
 
 
