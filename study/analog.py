@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Event
 
 # one setting a core: faster than one matrix product on all of them
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -214,8 +215,10 @@ class Hits:
                 logits = run(self.model, self.images[part].astype(np.float32), operators)["logits"]
                 fresh += (logits.argmax(1) == self.labels[part]).astype(np.uint8).tobytes()
             if self.folder:
-                with open(self.folder / self.name(setting, chip), "ab") as file:
-                    file.write(fresh)
+                file = self.folder / self.name(setting, chip)
+                with open(file, "r+b" if before else "wb") as whole:
+                    whole.seek(before)  # two runs at a time write the same bytes to the same place
+                    whole.write(fresh)
             found += fresh
             yield until - before
 
@@ -304,13 +307,21 @@ def main(argv: list[str] | None = None) -> None:
     work = [(s, chip, n) for s, n in counts.items() for chip in range(s.chips)]
     work = {hits.name(s, chip): (s, chip, n) for s, chip, n in [(None, 0, count), *work]}
     total = sum(n for *_, n in work.values())
+    ended = Event()
     with ThreadPoolExecutor(args.workers) as pool, tqdm(total=total, unit="image") as bar:
 
         def measure(one: tuple[Setting | None, int, int]) -> None:
             for done in hits.extend(*one):
                 bar.update(done)
+                if ended.is_set():
+                    break
 
-        list(pool.map(measure, work.values()))
+        try:
+            list(pool.map(measure, work.values()))
+        except BaseException:  # whoever ends the run does not wait for all that is left
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
     def known(setting: Setting | None, chip: int, n: int) -> np.ndarray:
         return np.frombuffer(bytes(hits.of(setting, chip)[:n]), np.uint8)

@@ -26,7 +26,8 @@ FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 class Reads:
     """Which noise conversions draw: of which run, and from which image on.
 
-    The same seed gives the same noise to the same image, however images are batched.
+    The same seed gives the same noise to the same image and layer, however images are batched.
+    Layers are told apart by their weights, so two that share them draw the same.
     """
 
     seed: int
