@@ -287,7 +287,11 @@ def usable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__, record="analog.json")
     parser.add_argument("--noisy-images", type=int, help="where something is drawn (default: all)")
-    parser.add_argument("--cache", type=Path, help="folder of what was found, to go on from")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder of what was found, to go on from; for one state of the library",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="settings at a time")
     args = parser.parse_args(argv)
     out = settled(args, record="analog.json")

@@ -222,6 +222,8 @@ def test_which_form_is_taken():
         (replace(BOOK, adc=Converter(9, gain=0.1)), "plain"),
         (Array(device=Device(PCM)), "folded"),
         (Array(adc=Converter(noise=0.1)), "plain"),
+        (replace(BOOK, adc=Converter(17, noise=1e9)), "plain"),  # codes past what float32 adds
+        (replace(BOOK, adc=Converter(16, noise=1e9)), "packed"),
     ):
         assert form_of(array, rows) == form, array
 
@@ -722,6 +724,8 @@ def test_one_conversion_for_all_digits():
         (lambda: Converter(shared=0), "shared is 0"),
         (lambda: Converter(noise=float("nan")), "noise is nan"),
         (lambda: Converter(gain=0.1), "give its bits"),
+        (lambda: Reads(-1), "seed is -1: 0 or more"),
+        (lambda: Reads(0, first=-2), "first is -2"),
         (lambda: Device("perfect"), "programming is 'perfect': one of independent"),
         (lambda: Device(on_off=1.0), "on_off is 1.0"),
         (lambda: Device(INDEPENDENT, sigma=-1.0), "sigma is -1.0"),

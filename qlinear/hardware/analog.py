@@ -41,6 +41,7 @@ MAPPINGS = OFFSET, FLIPPED, PAIR, TWO_CONVERTERS, TWOS_COMPLEMENT
 AMPLITUDE, PULSE_WIDTH = "amplitude", "pulse width"
 RAISED = 128  # makes an int8 weight an unsigned 8-bit number
 INPUT_BITS = 8
+EXACT = 1 << 24  # integers up to here are float32
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,17 @@ class Array:
     def conversions(self) -> int:
         """How many of these digits have a conversion of their own."""
         return 1 if self.accumulate else self.digits
+
+    @property
+    def places(self) -> int:
+        """What a count is worth in all digits together."""
+        return sum(1 << self.dac_bits * digit for digit in range(self.conversions))
+
+    @property
+    def whole_sums(self) -> bool:
+        """Whether codes of all digits, shifted and added, are exact in float32."""
+        low, high = self.adc.codes(self.signed)
+        return max(high, -low) * self.places < EXACT
 
     @property
     def signed(self) -> bool:
@@ -323,8 +335,7 @@ def precision(tiles: list[Tile], array: Array) -> type:
 
     That is float32 up to 2**24. Where no converter rounds, float64.
     """
-    places = sum(1 << array.dac_bits * digit for digit in range(array.conversions))
-    small = max(tile.greatest for tile in tiles) * places < fused.EXACT
+    small = max(tile.greatest for tile in tiles) * array.places < EXACT
     return np.float32 if small and array.adc.bits is not None else np.float64
 
 

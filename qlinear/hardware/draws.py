@@ -17,6 +17,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from qlinear.errors import UnusableInput
+
 ENTRIES = 4096
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: SplitMix64's step
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -32,6 +34,11 @@ class Reads:
 
     seed: int
     first: int = 0  # index of the batch's first image
+
+    def __post_init__(self):
+        for name in ("seed", "first"):
+            if getattr(self, name) < 0:
+                raise UnusableInput(f"{name} is {getattr(self, name)}: 0 or more needed")
 
 
 Noise = np.random.Generator | Reads

@@ -17,8 +17,6 @@ from qlinear.hardware import draws, packed
 if TYPE_CHECKING:
     from qlinear.hardware.analog import Array, Tile
 
-EXACT = 1 << 24  # integers up to here are float32
-
 
 def linear(array: "Array") -> bool:
     """Whether nothing is rounded or drawn between an input and the accumulator."""
@@ -49,9 +47,7 @@ def fits(array: "Array", precision: type) -> bool:
     """Whether the compiled loop computes what the plain form does, and numba is there."""
     if packed.numba is None or array.adc.bits is None or not array.adc.alike:
         return False
-    low, high = array.adc.codes(array.signed)
-    places = sum(1 << array.dac_bits * digit for digit in range(array.conversions))
-    return precision is np.float64 or max(high, -low) * places < EXACT
+    return precision is np.float64 or array.whole_sums
 
 
 def totals(

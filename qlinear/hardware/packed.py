@@ -37,7 +37,7 @@ def fits(array: "Array", tiles: list["Tile"], precision: type) -> bool:
         return False
     planes = max(planes_in(np.abs(tile.held).max()) for tile in tiles) * (1 + array.signed)
     few = planes * array.dac_bits < WORTHWHILE
-    return few and array.adc.bits is not None and precision is np.float32
+    return few and array.adc.bits is not None and array.whole_sums and precision is np.float32
 
 
 def planes_in(greatest: float) -> int:
