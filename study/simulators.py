@@ -53,6 +53,8 @@ ON_OFF, FULL_OHMS, WIRE_OHMS = 100.0, 10e3, 0.5
 PCM_OHMS = 40e3  # 25 µS, which CrossSim's model asks for
 ONE_DIGIT = dict(dac_bits=8, coding=PULSE_WIDTH)
 ONE_PAIR = Array(mapping=PAIR, cell_bits=8)
+# an independent error is a share of the greatest conductance in CrossSim, of the range in ours: the
+# same where the least one is 0, as here
 ERRORS = {INDEPENDENT: "NormalIndependentDevice", PROPORTIONAL: "NormalProportionalDevice"}
 ERRORS |= {PCM: "PCMJoshi"}
 
