@@ -8,7 +8,7 @@ the sum of two entries of a table.
 The table holds a number for each of the 4,096 slices of a Gaussian that are equally likely: the
 fourth root of the mean fourth power there, all times what makes the variance of the sum of two 1.
 The sum's distribution function is within 2e-4 of a Gaussian's everywhere, and its tail within 1% up
-to 3.5 standard deviations; at 4 it is 4% too thin, at 4.5 14%, and it ends at 5.4.
+to 3.5 standard deviations; at 4 it is 4% too thin, at 4.5 some 15%, and it ends at 5.4.
 """
 
 from dataclasses import dataclass
