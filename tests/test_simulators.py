@@ -114,6 +114,9 @@ def test_arrays_with_wires_both_ways(mapping):
     assert errors[0] == 0
     assert errors[1] == pytest.approx(errors[2], rel=1e-3)
     assert errors[2] < errors[3]
+    across = replace(array, device=Device(on_off=50, word_wire=1e-4))
+    alone = np.abs(analog.array_sum(columns, rows, zero, across) - rows @ columns).mean()
+    assert 0 < alone < errors[3]
 
 
 def test_a_word_line_is_as_long_as_a_crossbar_has_columns():
