@@ -11,7 +11,7 @@ from qlinear.errors import UnusableInput
 from qlinear.hardware import analog, devices, wires
 from qlinear.hardware.analog import MAPPINGS, OFFSET, PAIR, Array
 from qlinear.hardware.devices import DAY, INDEPENDENT, PCM, Device
-from study import quantize, simulators
+from study import others, quantize, simulators
 from study.provenance import sha256
 
 RECORD = json.loads((MODELS / "simulators.json").read_text())
@@ -175,7 +175,7 @@ def test_drift_depends_on_what_a_cell_was_to_hold():
 
 
 def test_the_record_is_of_these_settings_and_this_model():
-    assert RECORD["layers"] == list(simulators.LAYERS)
+    assert RECORD["layers"] == list(others.LAYERS)
     assert RECORD["recorded"]["models"] == {
         quantize.MIXED: sha256((MODELS / quantize.MIXED).read_bytes())
     }
@@ -184,7 +184,7 @@ def test_the_record_is_of_these_settings_and_this_model():
     assert tuple(RECORD["our_fit"]) == devices._PCM
     assert len(RECORD["exact"]) == 3 * 2 * 2 * 2 and len(RECORD["converters"]) == 3 * 2 * 3
     assert {(r["error"], r["mapping"]) for r in RECORD["cells"]} == {
-        (e, m) for e in simulators.ERRORS for m in (OFFSET, PAIR)
+        (e, m) for e in others.ERRORS for m in (OFFSET, PAIR)
     }
 
 
@@ -230,7 +230,7 @@ def test_chips_that_each_drew_for_itself_agree():
 
 
 def test_what_is_absent_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(simulators, "NEEDED", ("json", "no_such_simulator"))
+    monkeypatch.setattr(others, "NEEDED", ("json", "no_such_simulator"))
     with pytest.raises(UnusableInput, match=r"absent: CrossSim in .*; no_such_simulator") as error:
         simulators.main(["--crosssim", str(tmp_path), "--out", str(tmp_path / "x.json")])
     assert "\n" not in str(error.value)
@@ -245,7 +245,7 @@ def test_a_bad_out_is_refused_first(tmp_path):
 def test_what_crosssim_cannot_is_refused():
     for array in (Array(mapping=analog.FLIPPED), Array(cell_bits=3)):
         with pytest.raises(UnusableInput, match="not for CrossSim"):
-            simulators.crosssim(array)
+            others.crosssim(array)
 
 
 def test_draws_that_were_drawn_before():
