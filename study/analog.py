@@ -258,6 +258,7 @@ def price(model: Model, setting: Setting) -> dict:
     arrays = dict.fromkeys(variants.weighted(model), setting.array)
     whole = cost.total(cost.network_cost(model, values, arrays))
     return {
+        "mapping": setting.array.mapping,
         "adc_bits": setting.array.adc.bits,
         "crossbars": whole.crossbars,
         "cells_used": whole.used,
