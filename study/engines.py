@@ -8,9 +8,11 @@ activations are int8, whatever the form writes.
 """
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,10 +66,13 @@ def version(package: str) -> str:
 
 def _part(model: Model, nodes: Sequence[Node] | None, outputs: Sequence[str]) -> onnx.ModelProto:
     """The QOperator file with more outputs, or one node of it alone."""
-    if nodes is None:
-        return ort.with_outputs(model, dict.fromkeys([*outputs, *model.outputs]))
-    (node,) = nodes
     kinds = ort.declared(model)
+    if nodes is None:
+        proto = ort.with_outputs(model, dict.fromkeys([*outputs, *model.outputs]))
+        for value in proto.graph.output:
+            value.CopyFrom(_info(value.name, *kinds[value.name]))
+        return proto
+    (node,) = nodes
     given = [name for name in node.inputs if name and name not in model.constants]
     blank = {name: np.zeros([n if isinstance(n, int) else 1 for n in kinds[name][1]],
                             kinds[name][0]) for name in given}  # fmt: skip
@@ -75,10 +80,13 @@ def _part(model: Model, nodes: Sequence[Node] | None, outputs: Sequence[str]) ->
     for value in proto.graph.input:  # any number of images
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     for value in proto.graph.output:
-        dtype, shape = kinds[value.name]
-        kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, shape))
+        value.CopyFrom(_info(value.name, *kinds[value.name]))
     return proto
+
+
+def _info(name: str, dtype: np.dtype, shape: tuple) -> onnx.ValueInfoProto:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
 
 
 def _fixed(proto: onnx.ModelProto, batch: int) -> onnx.ModelProto:
@@ -282,6 +290,7 @@ def pytorch(
     """
     import torch
 
+    warnings.filterwarnings("ignore", ".*(are deprecated and will be removed|is not writable).*")
     torch.set_num_threads(1)
     if form != "reference":
         if form not in torch.backends.quantized.supported_engines:
@@ -507,4 +516,8 @@ def refusals() -> Iterator[list[str]]:
         raise
     except Exception as error:  # each runtime raises types of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said.append((lines or [type(error).__name__])[0][:300])
+        # what says most: the lines from "error:" on, else those that are not a place
+        telling = [line for line in lines if "error:" in line]
+        telling += [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+        line = " ".join(telling or lines or [type(error).__name__])
+        said.append(re.sub(r"\S*/(model\.\w+)", r"\1", line)[:300])
