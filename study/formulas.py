@@ -20,6 +20,7 @@ from qlinear.onnx_model import Model, Node
 from qlinear.operators import arithmetic as ar
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators import qlinear_conv_fast as fast
+from qlinear.operators.qlinear_add import fma, qlinear_add
 from qlinear.operators.qlinear_conv import Conv
 from study import quantize
 
@@ -37,7 +38,7 @@ class Products:
 
     conv: Conv
     sums: np.ndarray  # int32 (N, M, ...), before the bias
-    magnitudes: np.ndarray  # float64 (N, M, ...): sum of |x - x_zero| * |w|
+    magnitudes: np.ndarray  # int32 (N, M, ...): sum of |x - x_zero| * |w|
     taps: int
     shape: tuple[int, ...]  # of y
 
@@ -58,7 +59,7 @@ def products(model: Model, node: Node, values: Values) -> Products:
     none = np.zeros((), np.uint8)
     magnitudes = fast.accumulate(centred, none, w, np.zeros(len(w), np.uint8), geo)
     shape = sums.shape[:2] if x.ndim == 2 else sums.shape
-    return Products(conv, sums, magnitudes.astype(np.float64), int(conv.w[0].size), shape)
+    return Products(conv, sums, magnitudes, int(conv.w[0].size), shape)
 
 
 def by_convention(name: str, of: Products) -> np.ndarray:
@@ -79,6 +80,16 @@ def onednn(of: Products) -> np.ndarray:
     return np.clip(y, -128, 127).astype(np.int8).reshape(of.shape)
 
 
+def unscaled_bias(of: Products) -> np.ndarray:
+    """The bias added as if it were a real number already, where the scales are per channel."""
+    conv = of.conv
+    if np.size(conv.w_scale) == 1:
+        return by_convention("onnxruntime", of)
+    scale, bias = (ar.per_channel(v, of.sums.ndim) for v in (conv.x_scale * conv.w_scale, conv.B))
+    real = of.sums * scale.astype(np.float64) + bias
+    return _int8(np.rint(real / np.float64(conv.y_scale)) + int(conv.y_zero_point))
+
+
 def float_bias(conv: Conv) -> np.ndarray:
     """The bias as PyTorch's layers and QDQ files hold it: float32 (M,)."""
     scale = conv.x_scale.astype(np.float64) * conv.w_scale.astype(np.float64)
@@ -94,6 +105,22 @@ def within_float32(of: Products, y: np.ndarray) -> np.ndarray:
     bias = ar.per_channel(np.abs(conv.bias.astype(np.float64)), of.sums.ndim)
     size = (of.magnitudes + bias) * scale
     return within(exact, size, of.taps + 8, int(conv.y_zero_point), y.reshape(exact.shape))
+
+
+def fused_within_float32(of: Products, add: "Pair", y: np.ndarray) -> np.ndarray:
+    """As :func:`within_float32`, of a layer and the add behind it without the rounding between.
+
+    The layer's real number is still cut to the range of its integers.
+    """
+    conv, y_scale = of.conv, np.float64(add.scales[2])
+    low, high = ((v - int(conv.y_zero_point)) * conv.y_scale / y_scale for v in (-128, 127))
+    scale = conv.x_scale.astype(np.float64) * conv.w_scale / y_scale
+    scale = ar.per_channel(np.broadcast_to(scale, len(conv.w)), of.sums.ndim)
+    other = (add.b.astype(np.float64) - add.zeros[1]) * add.scales[1] / y_scale
+    bias = ar.per_channel(np.abs(conv.bias.astype(np.float64)), of.sums.ndim)
+    size = (of.magnitudes + bias) * scale + np.abs(other)
+    exact = np.clip(of.acc * scale, low, high) + other
+    return within(exact, size, of.taps + 12, add.zeros[2], y)
 
 
 def within(
@@ -134,8 +161,6 @@ def _int8(y: np.ndarray) -> np.ndarray:
 
 
 def add_onnxruntime(of: Pair) -> np.ndarray:
-    from qlinear.operators.qlinear_add import qlinear_add
-
     terms = [(v, s, np.int8(z)) for v, s, z in zip((of.a, of.b), of.scales, of.zeros, strict=False)]
     return qlinear_add(*terms[0], *terms[1], of.scales[2], np.int8(of.zeros[2]))
 
@@ -189,11 +214,11 @@ def add_pytorch(of: Pair) -> np.ndarray:
 
 
 def add_wrapping(of: Pair) -> np.ndarray:
-    """In float32, toward zero, and the low 8 bits: neither rounded nor saturated."""
-    terms = (
-        (v.astype(F) - F(z)) * s for v, s, z in zip((of.a, of.b), of.scales, of.zeros, strict=False)
-    )
-    y = np.trunc(sum(terms) / of.scales[2] + of.zeros[2])
+    """In float32, the zero point added, cut toward zero, and the low 8 bits: not saturated."""
+    a, b = (v.astype(F) - F(z) for v, z in zip((of.a, of.b), of.zeros, strict=False))
+    total = fma(a, np.full_like(a, of.scales[0]), b * of.scales[1])
+    inverse, zero = (np.full_like(a, v) for v in (F(1) / of.scales[2], of.zeros[2]))
+    y = np.trunc(fma(total, inverse, zero))
     return y.astype(np.int64).astype(np.int8)
 
 
@@ -261,12 +286,45 @@ def pool_within_float32(of: Pool, y: np.ndarray) -> np.ndarray:
     return within(acc, size, of.pixels + 8, of.zeros[1], y)
 
 
+# --- integers to real numbers
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What DequantizeLinear sees."""
+
+    q: np.ndarray  # int8
+    scale: np.float32
+    zero: int
+
+
+def stored(model: Model, node: Node, values: Values) -> Stored:
+    of = model.arguments(node)
+    return Stored(values[node.inputs[0]], F(of["x_scale"]), int(of["x_zero_point"]))
+
+
+def real_onnxruntime(of: Stored) -> np.ndarray:
+    return (of.q.astype(F) - F(of.zero)) * of.scale
+
+
+def real_separately(of: Stored) -> np.ndarray:
+    """q * scale - zero point * scale."""
+    return of.q.astype(F) * of.scale + F(-of.zero) * of.scale
+
+
+def real_within_float32(of: Stored, y: np.ndarray) -> np.ndarray:
+    scale, q = np.float64(of.scale), of.q.astype(np.float64)
+    size = (np.abs(q) + abs(of.zero)) * scale
+    return np.abs(y - (q - of.zero) * scale) <= 4 * UNIT * size
+
+
 # --- the list
 
 FLOAT32 = "float32"
 PRODUCTS: dict[str, Callable[[Products], np.ndarray]] = {
     **{name: partial(by_convention, name) for name in CONVENTIONS},
     "onednn": onednn,
+    "unscaled-bias": unscaled_bias,
 }
 #: Of each operator: what its formulas share, the formulas by name, and the bound.
 FORMULAS: dict[str, tuple[Callable, dict[str, Callable], Callable]] = {
@@ -284,40 +342,48 @@ FORMULAS: dict[str, tuple[Callable, dict[str, Callable], Callable]] = {
          "tflite-optimized": pool_tflite_optimized},
         pool_within_float32,
     ),
+    "DequantizeLinear": (
+        stored, {"onnxruntime": real_onnxruntime, "separately": real_separately},
+        real_within_float32,
+    ),
 }  # fmt: skip
 
 
-def of_engine(conv: str, add: str, pool: str) -> dict[str, str]:
+def of_engine(conv: str, add: str, pool: str, real: str = "onnxruntime") -> dict[str, str]:
     return {"QLinearConv": conv, "QGemm": conv, "QLinearAdd": add,
-            "QLinearGlobalAveragePool": pool}  # fmt: skip
+            "QLinearGlobalAveragePool": pool, "DequantizeLinear": real}  # fmt: skip
 
 
 _ORT = of_engine("onnxruntime", "onnxruntime", "onnxruntime")
-_FLOAT = of_engine(FLOAT32, FLOAT32, FLOAT32)
+_FLOAT = of_engine(FLOAT32, FLOAT32, FLOAT32, FLOAT32)
 #: Which formula each runtime was found to compute, by operator; what is not here is float32.
 FOUND = {
     **dict.fromkeys(
         ("onnxruntime", "onnxruntime-unoptimized", "onnxruntime-qdq-int8allowed",
          "onnxruntime-qdq-uint8", "onnxruntime-qdq-uint8-x64quantprecision"), _ORT),
     "litert": of_engine("xnnpack-fp32", "xnnpack", "onnxruntime"),
-    "litert-optimized": of_engine("tflite-optimized", "tflite", "tflite-optimized"),
+    "litert-optimized": of_engine("tflite-optimized", "tflite", "tflite-optimized", FLOAT32),
     "litert-reference": of_engine("tflite", "tflite", "tflite"),
     "pytorch-fbgemm": of_engine("fbgemm", "pytorch", FLOAT32),
     "pytorch-qnnpack": of_engine("pytorch-qnnpack", "pytorch", FLOAT32),
     "pytorch-x86": of_engine("onednn", "pytorch", FLOAT32),
     "pytorch-onednn": of_engine("onednn", "pytorch", FLOAT32),
-    "openvino-uint8": of_engine("onednn", FLOAT32, FLOAT32),
-    "openvino-uint8-default": of_engine("onednn", FLOAT32, FLOAT32),
+    "openvino-uint8": of_engine("onednn", FLOAT32, FLOAT32, FLOAT32),
+    "openvino-uint8-default": of_engine("onednn", FLOAT32, FLOAT32, FLOAT32),
+    "openvino-qoperator": of_engine("onnxruntime", "wrapping", "onnxruntime", FLOAT32),
+    "iree-qoperator": of_engine("unscaled-bias", FLOAT32, FLOAT32),
 }  # fmt: skip
+#: Where a residual add and the convolution before it were found to be one, rounded once.
+FUSED = ("openvino-uint8", "openvino-uint8-default")
 
 
 def names_of(engine: str) -> dict[str, str]:
     return FOUND.get(engine, _FLOAT)
 
 
-def unlike(operator: str, name: str, shared: object, y: np.ndarray) -> int:
-    """In how many elements y is not what the formula gives, or lies beyond the bound."""
+def unlike(operator: str, name: str, shared: object, y: np.ndarray) -> np.ndarray:
+    """Which elements of y are not what the formula gives, or lie beyond the bound: bool."""
     _, formulas, bound = FORMULAS[operator]
     if name == FLOAT32:
-        return int((~bound(shared, y)).sum())
-    return int((formulas[name](shared) != y).sum())
+        return ~bound(shared, y).reshape(y.shape)
+    return formulas[name](shared) != y

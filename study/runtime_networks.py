@@ -16,10 +16,12 @@ from tqdm import tqdm
 from qlinear import ort
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, Node
+from study import formulas
 from study.engines import Engine, Tensors, refusals, version
 from study.provenance import recorded
 
 BATCH = 20  # images in a call: some runtimes compile for one size
+OWN = 100  # on at most so many images formulas are held against a runtime's own tensors too
 
 
 def describe(model: Model) -> dict[str, dict]:
@@ -92,6 +94,15 @@ class Truth:
         self.tensors = [ort.tensors(model, x) for x in self.given]
         self.logits = np.concatenate([t["logits"] for t in self.tensors])[: self.count]
 
+        self.shared: dict[tuple[str, int], object] = {}
+
+    def stage_1(self, node: Node, i: int) -> object:
+        """What the formulas of a node share on a batch; kept for the next runtime."""
+        if (node.name, i) not in self.shared:
+            found = formulas.FORMULAS[node.op_type][0](self.model, node, self.tensors[i])
+            self.shared[node.name, i] = found
+        return self.shared[node.name, i]
+
     def real(self, start: int) -> slice:
         """Of a batch, the images that are not filled up."""
         return slice(0, min(BATCH, self.count - start * BATCH))
@@ -142,20 +153,89 @@ def outputs_too(engine: Engine, truth: Truth, names: list[str], keep: list[Tenso
     return {name: of.pair for name, of in differ.items()}
 
 
-def alone(engine: Engine, truth: Truth, nodes: Iterable[Node], bar: tqdm) -> dict:
-    """A row's part on each node alone, on ONNX Runtime's tensors."""
-    found = {}
-    for node in nodes:
+def alone(engine: Engine, truth: Truth, bar: tqdm) -> dict:
+    """A row's part on each node alone, on ONNX Runtime's tensors, and beside its formula."""
+    found, unlike = {}, {}
+    names = formulas.names_of(engine.name)
+    for node in truth.model.nodes:
         (y,) = node.outputs
-        differ = Difference()
+        differ, wrong = Difference(), 0
         with refusals() as said:
             run = engine.open(truth.model, [node], (), BATCH)
             for i, values in enumerate(truth.tensors):
                 feeds = {name: values[name] for name in node.inputs if name in values}
                 part = truth.real(i)
-                differ.add(run(feeds)[y][part], values[y][part])
+                theirs = run(feeds)[y]
+                differ.add(theirs[part], values[y][part])
+                if node.op_type in names:
+                    name, of = names[node.op_type], truth.stage_1(node, i)
+                    wrong += int(formulas.unlike(node.op_type, name, of, theirs)[part].sum())
         found[y] = said[0] if said else differ.pair
+        if not said and node.op_type in names:
+            unlike[y] = wrong
         bar.update()
+    return {"alone": found, "alone_unlike": unlike}
+
+
+def own_inputs(engine: Engine, truth: Truth, kept: list[Tensors]) -> dict[str, int]:
+    """Elements that a node's formula does not give of the runtime's own tensors."""
+    names, found = formulas.names_of(engine.name), {}
+    for node in truth.model.nodes:
+        if node.op_type in names:
+            (y,) = node.outputs
+            found[y] = 0
+            for i, values in enumerate(kept):
+                of = formulas.FORMULAS[node.op_type][0](truth.model, node, values)
+                wrong = formulas.unlike(node.op_type, names[node.op_type], of, values[y])
+                found[y] += int(wrong[truth.real(i)].sum())
+    return found
+
+
+def before(model: Model, tensor: str) -> list[Node]:
+    """The nodes that a tensor needs, in the graph's order."""
+    needed, found = {tensor}, []
+    for node in reversed(model.nodes):
+        if needed & {*node.outputs}:
+            needed |= {*node.inputs}
+            found.append(node)
+    return found[::-1]
+
+
+def cut(engine: Engine, truth: Truth) -> dict:
+    """A row's part where outputs change the graph: the network cut off behind each tensor."""
+    found = {}
+    for name in (n for node in truth.model.nodes for n in node.outputs):
+        differ = Difference()
+        with refusals() as said:
+            run = engine.open(truth.model, before(truth.model, name), (), BATCH)
+            for i, x in enumerate(truth.given):
+                part = truth.real(i)
+                differ.add(run({"image": x})[name][part], truth.tensors[i][name][part])
+        found[name] = said[0] if said else differ.pair
+    return found
+
+
+def residual(engine: Engine, truth: Truth) -> dict:
+    """Each add with the convolution before it, on ONNX Runtime's tensors: rounded once?
+
+    Returns:
+        of each add's output [elements that differ from ONNX Runtime, by how much at most, elements
+        that the two nodes without the rounding between do not give].
+    """
+    model, found = truth.model, {}
+    for add in model.of_type("QLinearAdd"):
+        conv = model.node(add.inputs[0])
+        (y,) = add.outputs
+        differ, wrong = Difference(), 0
+        run = engine.open(model, [conv, add], (), BATCH)
+        for i, values in enumerate(truth.tensors):
+            feeds = {k: values[k] for k in (conv.inputs[0], add.inputs[3])}
+            part = truth.real(i)
+            theirs = run(feeds)[y]
+            differ.add(theirs[part], values[y][part])
+            parts = truth.stage_1(conv, i), truth.stage_1(add, i), theirs
+            wrong += int((~formulas.fused_within_float32(*parts))[part].sum())
+        found[y] = [*differ.pair, wrong]
     return found
 
 
@@ -177,14 +257,21 @@ def measure(
             row, logits = whole(engine, truth, bar)
             kept: list[Tensors] = []
             if logits is not None:
+                row["formulas"] = formulas.names_of(engine.name)
                 row["with_outputs"] = outputs_too(engine, truth, names, kept)
                 if kept:
                     again = np.concatenate([v["logits"] for v in kept])[: truth.count]
                     row["outputs_change_logits"] = int((again != logits).sum())
+                    if len(images) <= OWN:
+                        row["with_outputs_unlike"] = own_inputs(engine, truth, kept)
+                    if row["outputs_change_logits"]:
+                        row["cut"] = cut(engine, truth)
                 if engine.kinds:
                     row["kinds"] = engine.kinds(model, (), BATCH)
                     row["kinds_with_outputs"] = engine.kinds(model, names, BATCH)
-            row["alone"] = alone(engine, truth, model.nodes, bar)
+            row |= alone(engine, truth, bar)
+            if engine.name in formulas.FUSED and logits is not None:
+                row["residual"] = residual(engine, truth)
             rows[engine.name] = row
     source = recorded(
         "scripts/runtimes.py", [model.path], images, labels, note=note, batch=BATCH,
