@@ -373,8 +373,9 @@ FOUND = {
     "openvino-qoperator": of_engine("onnxruntime", "wrapping", "onnxruntime", FLOAT32),
     "iree-qoperator": of_engine("unscaled-bias", FLOAT32, FLOAT32),
 }  # fmt: skip
-#: Where a residual add and the convolution before it were found to be one, rounded once.
-FUSED = ("openvino-uint8", "openvino-uint8-default")
+#: Whose graph of the whole network is another than with outputs: whether a residual add and the
+#: convolution before it are one there, rounded once.
+FUSED = {"openvino": False, "openvino-uint8": True, "openvino-uint8-default": True}
 
 
 def names_of(engine: str) -> dict[str, str]:
