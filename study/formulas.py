@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import ml_dtypes
 import numpy as np
 
 from qlinear.conventions import CONVENTIONS
@@ -39,8 +40,13 @@ class Products:
     conv: Conv
     sums: np.ndarray  # int32 (N, M, ...), before the bias
     magnitudes: np.ndarray  # int32 (N, M, ...): sum of |x - x_zero| * |w|
-    taps: int
+    padded: np.ndarray  # int8 (N, C, ...): x with its padding
+    geo: qc.Geometry
     shape: tuple[int, ...]  # of y
+
+    @property
+    def taps(self) -> int:
+        return int(self.conv.w[0].size)
 
     @property
     def acc(self) -> np.ndarray:
@@ -59,7 +65,7 @@ def products(model: Model, node: Node, values: Values) -> Products:
     none = np.zeros((), np.uint8)
     magnitudes = fast.accumulate(centred, none, w, np.zeros(len(w), np.uint8), geo)
     shape = sums.shape[:2] if x.ndim == 2 else sums.shape
-    return Products(conv, sums, magnitudes, int(conv.w[0].size), shape)
+    return Products(conv, sums, magnitudes, padded, geo, shape)
 
 
 def by_convention(name: str, of: Products) -> np.ndarray:
@@ -105,6 +111,27 @@ def within_float32(of: Products, y: np.ndarray) -> np.ndarray:
     bias = ar.per_channel(np.abs(conv.bias.astype(np.float64)), of.sums.ndim)
     size = (of.magnitudes + bias) * scale
     return within(exact, size, of.taps + 8, int(conv.y_zero_point), y.reshape(exact.shape))
+
+
+def within_bfloat16(of: Products, y: np.ndarray) -> np.ndarray:
+    """As :func:`within_float32`, with x, the weights and the bias rounded to bfloat16 before."""
+    conv = of.conv
+
+    def narrow(values: np.ndarray) -> np.ndarray:
+        return values.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+    x = narrow((of.padded.astype(F) - F(int(conv.x_zero_point))) * F(conv.x_scale))
+    scale = np.broadcast_to(conv.w_scale, len(conv.w)).reshape(-1, *[1] * (conv.w.ndim - 1))
+    w = narrow(conv.w.astype(F) * scale)
+    rows = w.reshape(of.geo.group, -1, of.taps)
+    columns = qc.patches(x, of.geo)  # (N, group, taps, positions)
+    exact, size = (
+        (r @ c).reshape(of.sums.shape) / np.float64(conv.y_scale)
+        for r, c in ((rows, columns), (np.abs(rows), np.abs(columns)))
+    )
+    bias = ar.per_channel(narrow(float_bias(conv)) / np.float64(conv.y_scale), of.sums.ndim)
+    zero = int(conv.y_zero_point)
+    return within(exact + bias, size + np.abs(bias), of.taps + 8, zero, y.reshape(exact.shape))
 
 
 def fused_within_float32(of: Products, add: "Pair", y: np.ndarray) -> np.ndarray:
@@ -320,7 +347,7 @@ def real_within_float32(of: Stored, y: np.ndarray) -> np.ndarray:
 
 # --- the list
 
-FLOAT32 = "float32"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 PRODUCTS: dict[str, Callable[[Products], np.ndarray]] = {
     **{name: partial(by_convention, name) for name in CONVENTIONS},
     "onednn": onednn,
@@ -369,7 +396,11 @@ FOUND = {
     "pytorch-x86": of_engine("onednn", "pytorch", FLOAT32),
     "pytorch-onednn": of_engine("onednn", "pytorch", FLOAT32),
     "openvino-uint8": of_engine("onednn", FLOAT32, FLOAT32, FLOAT32),
-    "openvino-uint8-default": of_engine("onednn", FLOAT32, FLOAT32, FLOAT32),
+    # on a processor that has them, its default is bfloat16's products; here in these layers alone
+    "openvino-uint8-default": {
+        **of_engine("onednn", FLOAT32, FLOAT32, FLOAT32), "alone, 1x1": BFLOAT16,
+    },
+    "openvino-default": {**_FLOAT, "alone, 1x1": BFLOAT16},
     "openvino-qoperator": of_engine("onnxruntime", "wrapping", "onnxruntime", FLOAT32),
     "iree-qoperator": of_engine("unscaled-bias", FLOAT32, FLOAT32),
 }  # fmt: skip
@@ -382,9 +413,19 @@ def names_of(engine: str) -> dict[str, str]:
     return FOUND.get(engine, _FLOAT)
 
 
+def name_of(engine: str, model: Model, node: Node, *, alone: bool = False) -> str:
+    """The formula of a runtime in a node, or in a network of that node alone; empty for none."""
+    names = names_of(engine)
+    small = alone and "alone, 1x1" in names and node.op_type == "QLinearConv"
+    if small and model.conv(node).w.shape[2:] == (1, 1):
+        return names["alone, 1x1"]
+    return names.get(node.op_type, "")
+
+
 def unlike(operator: str, name: str, shared: object, y: np.ndarray) -> np.ndarray:
     """Which elements of y are not what the formula gives, or lie beyond the bound: bool."""
     _, formulas, bound = FORMULAS[operator]
-    if name == FLOAT32:
-        return ~bound(shared, y).reshape(y.shape)
+    if name in (FLOAT32, BFLOAT16):
+        fits = bound if name == FLOAT32 else within_bfloat16
+        return ~fits(shared, y).reshape(y.shape)
     return formulas[name](shared) != y

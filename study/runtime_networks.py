@@ -7,7 +7,7 @@ makes of the graph; and each node alone, on the tensors that ONNX Runtime gave i
 
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from study.provenance import recorded
 
 BATCH = 20  # images in a call: some runtimes compile for one size
 FEW = 100  # of the images, the first, for runtimes that are slow
-OWN = 20  # on at most so many images formulas are held against a runtime's own tensors too
+HELD = 100  # of the images, the first, on which formulas are held against each node alone
+OWN = 20  # on at most so many images formulas are held against a runtime's own tensors too, and cut
 
 
 def describe(model: Model) -> dict[str, dict]:
@@ -42,6 +43,10 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+def machine() -> str:
+    return f"{platform.machine()} {platform.system()}"
 
 
 def flags() -> list[str]:
@@ -156,23 +161,22 @@ def outputs_too(engine: Engine, truth: Truth, names: list[str], keep: list[Tenso
 
 def alone(engine: Engine, truth: Truth, bar: tqdm) -> dict:
     """A row's part on each node alone, on ONNX Runtime's tensors, and beside its formula."""
-    found, unlike = {}, {}
-    names = formulas.names_of(engine.name)
-    for node in truth.model.nodes:
+    model, found, unlike = truth.model, {}, {}
+    for node in model.nodes:
         (y,) = node.outputs
+        name = formulas.name_of(engine.name, model, node, alone=True)
         differ, wrong = Difference(), 0
         with refusals() as said:
-            run = engine.open(truth.model, [node], (), BATCH)
+            run = engine.open(model, [node], (), BATCH)
             for i, values in enumerate(truth.tensors):
                 feeds = {name: values[name] for name in node.inputs if name in values}
-                part = truth.real(i)
-                theirs = run(feeds)[y]
+                part, theirs = truth.real(i), run(feeds)[y]
                 differ.add(theirs[part], values[y][part])
-                if node.op_type in names:
-                    name, of = names[node.op_type], truth.stage_1(node, i)
+                if name and i < HELD // BATCH:
+                    of = truth.stage_1(node, i)
                     wrong += int(formulas.unlike(node.op_type, name, of, theirs)[part].sum())
         found[y] = said[0] if said else differ.pair
-        if not said and node.op_type in names:
+        if name and not said:
             unlike[y] = wrong
         bar.update()
     return {"alone": found, "alone_unlike": unlike}
@@ -180,14 +184,15 @@ def alone(engine: Engine, truth: Truth, bar: tqdm) -> dict:
 
 def own_inputs(engine: Engine, truth: Truth, kept: list[Tensors]) -> dict[str, int]:
     """Elements that a node's formula does not give of the runtime's own tensors."""
-    names, found = formulas.names_of(engine.name), {}
-    for node in truth.model.nodes:
-        if node.op_type in names:
+    model, found = truth.model, {}
+    for node in model.nodes:
+        name = formulas.name_of(engine.name, model, node)
+        if name:
             (y,) = node.outputs
             found[y] = 0
             for i, values in enumerate(kept):
-                of = formulas.FORMULAS[node.op_type][0](truth.model, node, values)
-                wrong = formulas.unlike(node.op_type, names[node.op_type], of, values[y])
+                of = formulas.FORMULAS[node.op_type][0](model, node, values)
+                wrong = formulas.unlike(node.op_type, name, of, values[y])
                 found[y] += int(wrong[truth.real(i)].sum())
     return found
 
@@ -235,6 +240,8 @@ def residual(engine: Engine, truth: Truth) -> dict:
             part = truth.real(i)
             theirs = run(feeds)[y]
             differ.add(theirs[part], values[y][part])
+            if i >= HELD // BATCH:
+                continue
             pair = truth.stage_1(add, i)
             if fused:
                 fits = formulas.fused_within_float32(truth.stage_1(conv, i), pair, theirs)
@@ -246,49 +253,57 @@ def residual(engine: Engine, truth: Truth) -> dict:
 
 
 def measure(
-    model: Model, images: np.ndarray, labels: np.ndarray, engines: Iterable[Engine], note: str
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    engines: Iterable[Engine],
+    note: str,
+    save: Callable[[dict], None] = lambda section: None,
 ) -> dict:
     """One section of the record: every engine on these images.
 
     Args:
         images: uint8 (N, 3, 32, 32); labels: int64 (N,).
         note: the images in words.
+        save: called with the section after each engine, since all of them take long.
     """
     every = Truth(model, images, labels)
     few = every if len(images) <= FEW else Truth(model, images[:FEW], labels[:FEW])
     names = [name for node in model.nodes for name in node.outputs]
     engines = [engine for engine in engines if not engine.absent()]
-    rows = {}
+    source = recorded(
+        "scripts/runtimes.py", [model.path], images, labels, note=note, batch=BATCH,
+        processor=processor(), flags=flags(), machine=machine(),
+    )  # fmt: skip
+    packages = dict.fromkeys(name for engine in engines for name in engine.packages)
+    source["versions"] |= {name: version(name) for name in packages}
+    rows: dict[str, dict] = {}
+    section = {"recorded": source, "images": every.count, "held": min(HELD, every.count),
+               "engines": rows}  # fmt: skip
     for engine in engines:
         truth = few if engine.slow else every
         with tqdm(total=len(truth.given) + len(model.nodes), desc=engine.name) as bar:
             row, logits = whole(engine, truth, bar)
             kept: list[Tensors] = []
             if logits is not None:
-                row["formulas"] = formulas.names_of(engine.name)
                 row["with_outputs"] = outputs_too(engine, truth, names, kept)
                 if kept:
                     again = np.concatenate([v["logits"] for v in kept])[: truth.count]
                     row["outputs_change_logits"] = int((again != logits).sum())
                     if truth.count <= OWN:
                         row["with_outputs_unlike"] = own_inputs(engine, truth, kept)
-                    if row["outputs_change_logits"]:
-                        row["cut"] = cut(engine, truth)
+                        if row["outputs_change_logits"]:
+                            row["cut"] = cut(engine, truth)
                 if engine.kinds:
                     row["kinds"] = engine.kinds(model, (), BATCH)
                     row["kinds_with_outputs"] = engine.kinds(model, names, BATCH)
-            row["images"] = truth.count
+            row |= {"images": truth.count, "formulas": formulas.names_of(engine.name)}
             row |= alone(engine, truth, bar)
             if engine.name in formulas.FUSED and logits is not None:
                 row["residual"] = residual(engine, truth)
             rows[engine.name] = row
-    source = recorded(
-        "scripts/runtimes.py", [model.path], images, labels, note=note, batch=BATCH,
-        processor=processor(), flags=flags(), machine=f"{platform.machine()} {platform.system()}",
-    )  # fmt: skip
-    packages = dict.fromkeys(name for engine in engines for name in engine.packages)
-    source["versions"] |= {name: version(name) for name in packages}
-    return {"recorded": source, "images": every.count, "engines": rows}
+        save(section)
+    return section
 
 
 def merged(stored: dict | None, made: dict) -> dict:
