@@ -390,16 +390,14 @@ FOUND = {
          "onnxruntime-qdq-uint8", "onnxruntime-qdq-uint8-x64quantprecision"), _ORT),
     "litert": of_engine("xnnpack-fp32", "xnnpack", "onnxruntime"),
     "litert-optimized": of_engine("tflite-optimized", "tflite", "tflite-optimized", FLOAT32),
-    "litert-reference": of_engine("tflite", "tflite", "tflite"),
+    # its dense layer rounds once, its convolution twice
+    "litert-reference": {**of_engine("tflite", "tflite", "tflite"), "QGemm": "tflite-single"},
     "pytorch-fbgemm": of_engine("fbgemm", "pytorch", FLOAT32),
     "pytorch-qnnpack": of_engine("pytorch-qnnpack", "pytorch", FLOAT32),
     "pytorch-x86": of_engine("onednn", "pytorch", FLOAT32),
     "pytorch-onednn": of_engine("onednn", "pytorch", FLOAT32),
-    "openvino-uint8": of_engine("onednn", FLOAT32, FLOAT32, FLOAT32),
-    # on a processor that has them, its default is bfloat16's products; here in these layers alone
-    "openvino-uint8-default": {
-        **of_engine("onednn", FLOAT32, FLOAT32, FLOAT32), "alone, 1x1": BFLOAT16,
-    },
+    # where the processor has them, its default is bfloat16's products; here in these layers alone
+    "openvino-uint8-default": {**_FLOAT, "alone, 1x1": BFLOAT16},
     "openvino-default": {**_FLOAT, "alone, 1x1": BFLOAT16},
     "openvino-qoperator": of_engine("onnxruntime", "wrapping", "onnxruntime", FLOAT32),
     "iree-qoperator": of_engine("unscaled-bias", FLOAT32, FLOAT32),
