@@ -247,3 +247,12 @@ def test_the_last_batch_is_filled_up_and_not_counted(model):
     truth = networks.Truth(model, images[:3], labels[:3])
     assert [len(x) for x in truth.given] == [networks.BATCH] and len(truth.logits) == 3
     assert (truth.given[0][3:] == truth.given[0][0]).all() and truth.real(0) == slice(0, 3)
+
+
+def test_iree_adds_the_bias_without_its_scale():
+    """On small biases the formula that the network cannot tell apart is seen."""
+    row = RECORD["biases"]["iree-qoperator"]
+    assert row["unlike"] == 0 and row["biases"][0] == 0 == row["differ"][0]
+    assert all(row["differ"][1:])
+    assert RECORD["biases"]["onnxruntime"] == networks.bias_probe(ENGINES["onnxruntime"])
+    assert not any(RECORD["biases"]["onnxruntime"]["differ"])
