@@ -363,13 +363,17 @@ def merged(stored: dict | None, made: dict) -> dict:
     if not stored:
         return made
     old, new = dict(stored["recorded"]), dict(made["recorded"])
-    versions = old.pop("versions") | new.pop("versions")
+    before, now = old.pop("versions"), new.pop("versions")
+    # a row must have been made with the versions that stand beside it
+    old |= {name: v for name, v in before.items() if name in now}
+    new |= {name: v for name, v in now.items() if name in before}
     if old != new:
         key = next(k for k in {**old, **new} if old.get(k) != new.get(k))
         raise UnusableInput(
             f"--only: what is stored has another {key} ({old.get(key)}, now {new.get(key)}): "
             "leave --only out, or name another --out"
         )
+    versions = before | now
     return {**made, "recorded": {**made["recorded"], "versions": versions},
             "engines": stored["engines"] | made["engines"]}  # fmt: skip
 

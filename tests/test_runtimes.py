@@ -225,6 +225,10 @@ def test_rows_of_other_images_are_not_put_together(tmp_path, model):
     assert networks.merged(first, first)["engines"] == first["engines"]
     with pytest.raises(UnusableInput, match="another data"):
         networks.merged(first, second)
+    other = json.loads(json.dumps(first))
+    other["recorded"]["versions"]["numpy"] = "1.0"
+    with pytest.raises(UnusableInput, match=r"another numpy \(1.0, now"):
+        networks.merged(other, first)
     (tmp_path / "out.json").write_text("not JSON")
     with pytest.raises(UnusableInput, match="not a JSON record"):
         runtimes.main(["--models", str(MODELS), "--out", str(tmp_path / "out.json")])
