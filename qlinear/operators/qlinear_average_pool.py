@@ -59,7 +59,7 @@ def qlinear_average_pool(
         require_per_tensor(name, X, scale, zero)
     images = np.moveaxis(X, -1, 1) if channels_last else X
     geo = pool_geometry(images.shape, **attributes)
-    if tuple(geo.kernel) == images.shape[2:] and not any((*geo.begin, *geo.end)):
+    if is_global(geo, images.shape):
         whole = (one_element(v) for v in (x_scale, x_zero_point, y_scale, y_zero_point))
         return qlinear_global_average_pool(X, *whole, channels_last=channels_last)
     real = dequantize_linear(images, one_element(x_scale), one_element(x_zero_point))
@@ -71,6 +71,11 @@ def qlinear_average_pool(
         scaled = (total / count) / one_element(y_scale) + zero
     y = saturate_int32(np.rint(scaled), X.dtype)
     return np.moveaxis(y, 1, -1) if channels_last else y
+
+
+def is_global(geo: qc.Geometry, shape: tuple[int, ...]) -> bool:
+    """Whether the only window is the whole image (N, C, spatial...), without padding."""
+    return tuple(geo.kernel) == tuple(shape[2:]) and not any((*geo.begin, *geo.end))
 
 
 def _sums(x: np.ndarray, geo: qc.Geometry) -> np.ndarray:
