@@ -33,12 +33,16 @@ class Comparison:
         return self.mismatches == 0
 
     def __str__(self) -> str:
+        return self.said()
+
+    def said(self, runtime: str = "ONNX Runtime") -> str:
+        """The comparison in words, with another runtime than ONNX Runtime."""
         if self.first is None:
             return f"{self.elements} elements equal"
         at = self.first
         return (
             f"{self.mismatches} of {self.elements} elements differ, first at {at.index}: "
-            f"ours {at.ours}, ONNX Runtime {at.ort}"
+            f"ours {at.ours}, {runtime} {at.ort}"
         )
 
     def as_json(self) -> dict:
