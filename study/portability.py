@@ -27,16 +27,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from qlinear.engine import run as compute
 from qlinear.errors import UnusableInput
 from qlinear.files import check_file, write_text
 from qlinear.hardware.accumulators import accumulate_pairs, pair_saturations
 from qlinear.hardware.additions import qlinear_add_neon, qlinear_add_sse2
 from qlinear.inputs import load_samples
+from qlinear.onnx_model import load
+from qlinear.operators import OPERATORS
 from qlinear.operators import arithmetic as ar
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.dynamic_quantize_linear import dynamic_quantize_linear
 from qlinear.operators.matmul_integer import matmul_integer
 from qlinear.operators.qlinear_add import fma
+from qlinear.ort import saturates_without_vnni
 from study.portability_cases import Case, Network, Operator, networks, operators
 from study.provenance import recorded, sha256
 
@@ -222,9 +226,9 @@ def pairs_conv_integer(x, w, x_zero, w_zero, **attributes):
     return accumulate_pairs(qc.pad(x, x_zero, geo), x_zero, w, w_zero, geo)
 
 
-def pairs_qgemm(A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero):
+def pairs_qgemm(A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero, *, transB=0):
     """QGemm by pairs saturated at 16 bits."""
-    acc = pairs_matmul(A, B, a_zero) + C
+    acc = pairs_matmul(A, B.T if transB else B, a_zero) + C
     return ar.requantize(acc, ar.requantization_scale(a_scale, b_scale, y_scale), y_zero)
 
 
@@ -268,6 +272,12 @@ FORMS: dict[str, dict[str, Callable]] = {
     "DynamicQuantizeMatMul": {PAIRS: dynamic(pairs_to_float), FUSED: dynamic(fused_to_float)},
 }
 
+# the operators of a uint8 network on x86 with AVX2, without VNNI
+WITHOUT_VNNI = OPERATORS | {
+    ("", "QLinearConv"): pairs_conv,
+    ("com.microsoft", "QGemm"): pairs_qgemm,
+}
+
 
 def forms_of(case: Operator) -> Iterator[tuple[str, Callable]]:
     """The other formulas that a case can be held against."""
@@ -294,9 +304,12 @@ class Asked:
 
 def answered(case: Case) -> Asked:
     """A case with the reference's answer."""
-    forms = {}
     if isinstance(case, Operator):
         forms = {name: case.by(function) for name, function in forms_of(case)}
+    else:
+        model = load(case.path)
+        uint8 = saturates_without_vnni(model)
+        forms = {PAIRS: compute(model, case.x, WITHOUT_VNNI)} if uint8 else {}
     return Asked(case, case.ours(), forms)
 
 
@@ -317,11 +330,11 @@ def compared(asked: Asked, results: Path) -> dict:
         if not found["differing"]:
             return found
         if isinstance(asked.case, Network):
-            return found | {"tensors": {name: n for name, n in each.items() if n}}
+            found["tensors"] = {name: n for name, n in each.items() if n}
         wide = ((y, theirs[name].astype(np.float64)) for name, y in asked.ours.items())
         found["largest"] = float(max(np.abs(y - other).max(initial=0) for y, other in wide))
         found["forms"] = {
-            form: sum(differing(y, theirs[name]) for name, y in values.items())
+            form: sum(differing(values[name], theirs[name]) for name in asked.ours)
             for form, values in asked.forms.items()
         }
         return found

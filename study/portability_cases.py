@@ -24,7 +24,7 @@ Inputs = dict[str, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Network:
-    """A model with all its tensors as outputs; .exact at the end of a name asks for exact products."""
+    """A model with all its tensors as outputs; exact products where a name ends in .exact."""
 
     name: str
     path: Path

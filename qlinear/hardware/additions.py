@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from qlinear.errors import Unsupported
 from qlinear.operators.arithmetic import saturate
-from qlinear.operators.qlinear_add import fma, qlinear_add
+from qlinear.operators.qlinear_add import a_is_constant, fma, qlinear_add
 
 
 def fixed_point_addition(
@@ -60,6 +61,14 @@ def fixed_point_addition(
     return None
 
 
+def _require_one_shape(A: np.ndarray, B: np.ndarray) -> None:
+    """Refuse operands for which the kernels may take another order."""
+    if A.shape != B.shape or a_is_constant(A.shape, B.shape):
+        raise Unsupported(
+            f"A has shape {A.shape}, B {B.shape}: one shape of several elements needed"
+        )
+
+
 def neon_constants(
     A_scale: np.ndarray, B_scale: np.ndarray, C_scale: np.ndarray
 ) -> tuple[int, int, int] | None:
@@ -102,8 +111,14 @@ def qlinear_add_neon(
 
     Source: ONNX Runtime, core/mlas/lib/qladd.cpp. Held against it by study/portability.py.
 
-    Args: as for :func:`qlinear.operators.qlinear_add.qlinear_add`, which also refuses illegal ones.
+    Args:
+        as for :func:`qlinear.operators.qlinear_add.qlinear_add`, which also refuses illegal ones;
+            A and B have one shape.
+
+    Raises:
+        Unsupported: they have not, or one element.
     """
+    _require_one_shape(A, B)
     zero = int(C_zero_point)
     left, right = (q.astype(np.int64) - int(z) for q, z in ((A, A_zero_point), (B, B_zero_point)))
     constants = neon_constants(A_scale, B_scale, C_scale)
@@ -138,8 +153,14 @@ def qlinear_add_sse2(
 
     Source: ONNX Runtime, core/mlas/lib/qladd.cpp. Held against it by study/portability.py.
 
-    Args: as for :func:`qlinear.operators.qlinear_add.qlinear_add`, which also refuses illegal ones.
+    Args:
+        as for :func:`qlinear.operators.qlinear_add.qlinear_add`, which also refuses illegal ones;
+            A and B have one shape.
+
+    Raises:
+        Unsupported: they have not, or one element.
     """
+    _require_one_shape(A, B)
     F = np.float32
     ra, rb = F(A_scale / C_scale), F(B_scale / C_scale)
     fixed = F(C_zero_point) - (ra * F(A_zero_point) + rb * F(B_zero_point))
