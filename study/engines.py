@@ -47,6 +47,7 @@ class Engine:
     open: Open
     # what the runtime made of a network, in its own words: kinds of operators, counted
     kinds: Callable[[Model, Sequence[str], int], dict[str, int]] | None = None
+    slow: bool = False  # asked on fewer images
 
     def absent(self) -> str:
         """The first of its packages that is not installed; empty where all are."""
@@ -499,7 +500,8 @@ def _engines() -> Iterator[Engine]:
         ("onnx.reference", "onnx.reference", ("onnx",), onnx_reference),
     ):
         for form, end in (("QOperator", "-qoperator"), ("QDQ", "")):
-            yield Engine(f"{name}{end}", title, packages, form, partial(function, form=form))
+            yield Engine(f"{name}{end}", title, packages, form, partial(function, form=form),
+                         slow=True)  # fmt: skip
 
 
 #: Every :class:`Engine` by its name; ``onnxruntime`` is what the others are compared with.

@@ -7,7 +7,7 @@ makes of the graph; and each node alone, on the tensors that ONNX Runtime gave i
 
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,14 @@ from tqdm import tqdm
 from qlinear import ort
 from qlinear.errors import UnusableInput
 from qlinear.onnx_model import Model, Node
+from study import formulas
 from study.engines import Engine, Tensors, refusals, version
 from study.provenance import recorded
 
 BATCH = 20  # images in a call: some runtimes compile for one size
+FEW = 100  # of the images, the first, for runtimes that are slow
+HELD = 100  # of the images, the first, on which formulas are held against each node alone
+OWN = 20  # on at most so many images formulas are held against a runtime's own tensors too, and cut
 
 
 def describe(model: Model) -> dict[str, dict]:
@@ -39,6 +43,10 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+def machine() -> str:
+    return f"{platform.machine()} {platform.system()}"
 
 
 def flags() -> list[str]:
@@ -92,6 +100,15 @@ class Truth:
         self.tensors = [ort.tensors(model, x) for x in self.given]
         self.logits = np.concatenate([t["logits"] for t in self.tensors])[: self.count]
 
+        self.shared: dict[tuple[str, int], object] = {}
+
+    def stage_1(self, node: Node, i: int) -> object:
+        """What the formulas of a node share on a batch; kept for the next runtime."""
+        if (node.name, i) not in self.shared:
+            found = formulas.FORMULAS[node.op_type][0](self.model, node, self.tensors[i])
+            self.shared[node.name, i] = found
+        return self.shared[node.name, i]
+
     def real(self, start: int) -> slice:
         """Of a batch, the images that are not filled up."""
         return slice(0, min(BATCH, self.count - start * BATCH))
@@ -142,37 +159,129 @@ def outputs_too(engine: Engine, truth: Truth, names: list[str], keep: list[Tenso
     return {name: of.pair for name, of in differ.items()}
 
 
-def alone(engine: Engine, truth: Truth, nodes: Iterable[Node], bar: tqdm) -> dict:
-    """A row's part on each node alone, on ONNX Runtime's tensors."""
-    found = {}
-    for node in nodes:
+def alone(engine: Engine, truth: Truth, bar: tqdm) -> dict:
+    """A row's part on each node alone, on ONNX Runtime's tensors, and beside its formula."""
+    model, found, unlike = truth.model, {}, {}
+    for node in model.nodes:
         (y,) = node.outputs
-        differ = Difference()
+        name = formulas.name_of(engine.name, model, node, alone=True)
+        differ, wrong = Difference(), 0
         with refusals() as said:
-            run = engine.open(truth.model, [node], (), BATCH)
+            run = engine.open(model, [node], (), BATCH)
             for i, values in enumerate(truth.tensors):
                 feeds = {name: values[name] for name in node.inputs if name in values}
-                part = truth.real(i)
-                differ.add(run(feeds)[y][part], values[y][part])
+                part, theirs = truth.real(i), run(feeds)[y]
+                differ.add(theirs[part], values[y][part])
+                if name and i < HELD // BATCH:
+                    of = truth.stage_1(node, i)
+                    wrong += int(formulas.unlike(node.op_type, name, of, theirs)[part].sum())
         found[y] = said[0] if said else differ.pair
+        if name and not said:
+            unlike[y] = wrong
         bar.update()
+    return {"alone": found, "alone_unlike": unlike}
+
+
+def own_inputs(engine: Engine, truth: Truth, kept: list[Tensors]) -> dict[str, int]:
+    """Elements that a node's formula does not give of the runtime's own tensors."""
+    model, found = truth.model, {}
+    for node in model.nodes:
+        name = formulas.name_of(engine.name, model, node)
+        if name:
+            (y,) = node.outputs
+            found[y] = 0
+            for i, values in enumerate(kept):
+                of = formulas.FORMULAS[node.op_type][0](model, node, values)
+                wrong = formulas.unlike(node.op_type, name, of, values[y])
+                found[y] += int(wrong[truth.real(i)].sum())
+    return found
+
+
+def before(model: Model, tensor: str) -> list[Node]:
+    """The nodes that a tensor needs, in the graph's order."""
+    needed, found = {tensor}, []
+    for node in reversed(model.nodes):
+        if needed & {*node.outputs}:
+            needed |= {*node.inputs}
+            found.append(node)
+    return found[::-1]
+
+
+def cut(engine: Engine, truth: Truth) -> dict:
+    """A row's part where outputs change the graph: the network cut off behind each tensor."""
+    found = {}
+    for name in (n for node in truth.model.nodes for n in node.outputs):
+        differ = Difference()
+        with refusals() as said:
+            run = engine.open(truth.model, before(truth.model, name), (), BATCH)
+            for i, x in enumerate(truth.given):
+                part = truth.real(i)
+                differ.add(run({"image": x})[name][part], truth.tensors[i][name][part])
+        found[name] = said[0] if said else differ.pair
+    return found
+
+
+def residual(engine: Engine, truth: Truth) -> dict:
+    """Each add and the convolution before it as a part, on ONNX Runtime's tensors.
+
+    Returns:
+        of each add's output [elements that differ from ONNX Runtime, by how much at most, elements
+        that the two nodes, with or without the rounding between, do not give in float32].
+    """
+    fused = formulas.FUSED[engine.name]
+    model, found = truth.model, {}
+    for add in model.of_type("QLinearAdd"):
+        conv = model.node(add.inputs[0])
+        (y,) = add.outputs
+        differ, wrong = Difference(), 0
+        run = engine.open(model, [conv, add], (), BATCH)
+        for i, values in enumerate(truth.tensors):
+            feeds = {k: values[k] for k in (conv.inputs[0], add.inputs[3])}
+            part = truth.real(i)
+            theirs = run(feeds)[y]
+            differ.add(theirs[part], values[y][part])
+            if i >= HELD // BATCH:
+                continue
+            pair = truth.stage_1(add, i)
+            if fused:
+                fits = formulas.fused_within_float32(truth.stage_1(conv, i), pair, theirs)
+            else:
+                fits = formulas.add_within_float32(pair, theirs)
+            wrong += int((~fits)[part].sum())
+        found[y] = [*differ.pair, wrong]
     return found
 
 
 def measure(
-    model: Model, images: np.ndarray, labels: np.ndarray, engines: Iterable[Engine], note: str
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    engines: Iterable[Engine],
+    note: str,
+    save: Callable[[dict], None] = lambda section: None,
 ) -> dict:
     """One section of the record: every engine on these images.
 
     Args:
         images: uint8 (N, 3, 32, 32); labels: int64 (N,).
         note: the images in words.
+        save: called with the section after each engine, since all of them take long.
     """
-    truth = Truth(model, images, labels)
+    every = Truth(model, images, labels)
+    few = every if len(images) <= FEW else Truth(model, images[:FEW], labels[:FEW])
     names = [name for node in model.nodes for name in node.outputs]
     engines = [engine for engine in engines if not engine.absent()]
-    rows = {}
+    source = recorded(
+        "scripts/runtimes.py", [model.path], images, labels, note=note, batch=BATCH,
+        processor=processor(), flags=flags(), machine=machine(),
+    )  # fmt: skip
+    packages = dict.fromkeys(name for engine in engines for name in engine.packages)
+    source["versions"] |= {name: version(name) for name in packages}
+    rows: dict[str, dict] = {}
+    section = {"recorded": source, "images": every.count, "held": min(HELD, every.count),
+               "engines": rows}  # fmt: skip
     for engine in engines:
+        truth = few if engine.slow else every
         with tqdm(total=len(truth.given) + len(model.nodes), desc=engine.name) as bar:
             row, logits = whole(engine, truth, bar)
             kept: list[Tensors] = []
@@ -181,18 +290,20 @@ def measure(
                 if kept:
                     again = np.concatenate([v["logits"] for v in kept])[: truth.count]
                     row["outputs_change_logits"] = int((again != logits).sum())
+                    if truth.count <= OWN:
+                        row["with_outputs_unlike"] = own_inputs(engine, truth, kept)
+                        if row["outputs_change_logits"]:
+                            row["cut"] = cut(engine, truth)
                 if engine.kinds:
                     row["kinds"] = engine.kinds(model, (), BATCH)
                     row["kinds_with_outputs"] = engine.kinds(model, names, BATCH)
-            row["alone"] = alone(engine, truth, model.nodes, bar)
+            row |= {"images": truth.count, "formulas": formulas.names_of(engine.name)}
+            row |= alone(engine, truth, bar)
+            if engine.name in formulas.FUSED and logits is not None:
+                row["residual"] = residual(engine, truth)
             rows[engine.name] = row
-    source = recorded(
-        "scripts/runtimes.py", [model.path], images, labels, note=note, batch=BATCH,
-        processor=processor(), flags=flags(), machine=f"{platform.machine()} {platform.system()}",
-    )  # fmt: skip
-    packages = dict.fromkeys(name for engine in engines for name in engine.packages)
-    source["versions"] |= {name: version(name) for name in packages}
-    return {"recorded": source, "images": truth.count, "engines": rows}
+        save(section)
+    return section
 
 
 def merged(stored: dict | None, made: dict) -> dict:

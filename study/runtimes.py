@@ -25,8 +25,19 @@ and engines holds for each runtime, as far as it goes:
                                      [elements that differ, by how much at most]
     outputs_change_logits            logits that are others then: the runtime made another graph
     kinds, kinds_with_outputs        operators of the graph that it runs, counted, where it says
+    cut                              of a runtime that makes another graph then: the network cut off
+                                     behind each tensor instead, as with_outputs (sample images)
     alone                            each node alone on ONNX Runtime's tensors: of its output
                                      [elements that differ, by how much at most], or what it says
+    formulas                         what it computes, by operator (study/formulas.py)
+    alone_unlike                     elements of alone, on the first images ("held"), that are not
+                                     what the formula gives; 0 is explained
+    with_outputs_unlike              elements of with_outputs that the formulas do not give of the
+                                     runtime's own tensors (sample images)
+    residual                         an add and the convolution before it as a part: [elements that
+                                     differ, by how much at most, unlike the two nodes as the
+                                     runtime has them]: without the rounding between, where fused
+    images                           how many it was asked on; fewer where it is slow
 
 A difference is from ONNX Runtime's default session of the QOperator file.
 """
@@ -299,10 +310,12 @@ def main(argv: list[str] | None = None) -> None:
         images, labels = (part[: args.images] for part in data)
         sections["images"] = images, labels, args.data_note
     for name, (images, labels, note) in sections.items():
-        made = networks.measure(model, images, labels, engines, note)
-        if args.only:  # beside what the others gave
-            made = networks.merged(network.get(name), made)
-        network[name] = made
-    write_text(out, json.dumps(record, indent=1) + "\n")
+        before = network.get(name) if args.only else None  # beside what the others gave
+
+        def save(section: dict, name: str = name, before: dict | None = before) -> None:
+            network[name] = networks.merged(before, section)
+            write_text(out, json.dumps(record, indent=1) + "\n")
+
+        networks.measure(model, images, labels, engines, note, save)
     print(f"wrote {out}")
     networks.show(network)
