@@ -45,7 +45,7 @@ from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
 from qlinear.sides import Side, checked, dump, parse, reference, session
-from qlinear.tflite import command
+from qlinear.tflite import command, diagnosis, golden
 from qlinear.tflite import verdict as tflite
 from qlinear.tflite.model import TFLite, is_tflite
 from qlinear.tflite.model import load as load_tflite
@@ -133,7 +133,7 @@ def _refuse_tflite(args: argparse.Namespace, name: str) -> None:
     if is_tflite(args.model):
         raise UnusableInput(
             f"{args.model}: {name} reads ONNX models; of a .tflite file there are inspect, "
-            "validate, run and explain"
+            "validate, run, explain, vectors and diagnose"
         )
 
 
@@ -159,20 +159,20 @@ def _print_node(args: argparse.Namespace, model: Model | TFLite, feeds: list[Fee
     return STATUS["PASS" if passed else "FAIL"]
 
 
-def _row(c: Comparison, runtime: str = "ONNX Runtime") -> dict:
+def _row(c: Comparison, *sides: str) -> dict:
     return {
         "tensor": c.tensor,
         "operator": c.operator,
         "elements": c.elements,
         "mismatches": c.mismatches,
         "largest": c.max_difference,
-        "first mismatch": "" if c.equal else c.said(runtime).split(", ", 1)[-1],
+        "first mismatch": "" if c.equal else c.said(*sides).split(", ", 1)[-1],
     }
 
 
-def _table(comparisons: Iterable[Comparison], runtime: str) -> list[str]:
-    """The lines of a table of comparisons with a runtime."""
-    return table([_row(c, runtime) for c in comparisons]).split("\n")
+def _table(comparisons: Iterable[Comparison], *sides: str) -> list[str]:
+    """The lines of a table of comparisons with a runtime, perhaps of something else than ours."""
+    return table([_row(c, *sides) for c in comparisons]).split("\n")
 
 
 def report(verdict: Verdict) -> str:
@@ -461,10 +461,11 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
 
 def write_vectors(args: argparse.Namespace) -> int:
     """Write golden vectors of the QLinearConv layers, of one node, or of all, for each image."""
-    _refuse_tflite(args, "vectors")
     options = vectors.Options(
-        args.layout, args.packed, args.prefix, args.thresholds, args.corners
+        args.layout or "NCHW", args.packed, args.prefix, args.thresholds, args.corners
     )  # fmt: skip
+    if is_tflite(args.model):
+        return _write_tflite(args, options)
     model = load(args.model)
     check_folder(args.out)
     feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
@@ -472,13 +473,35 @@ def write_vectors(args: argparse.Namespace) -> int:
     nodes = [n for n in network.graph.nodes if n.operator == "QLinearConv" and not args.all]
     nodes = [network.node(args.node)] if args.node else nodes or list(network.graph.nodes)
 
-    def bar(layers: list) -> Iterable:
-        return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
+    manifest = vectors.write(network, feeds, args.out, nodes, _writing, options)
+    _print_written(args, manifest, len(nodes))
+    return 0
 
-    manifest = vectors.write(network, feeds, args.out, nodes, bar, options)
-    count = len(manifest["sha256"])
-    what = f"{len(nodes)} layers, {len(feeds)} images, {count} files"
+
+def _writing(layers: list) -> Iterable:
+    return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
+
+
+def _print_written(args: argparse.Namespace, manifest: dict, layers: int) -> None:
+    what = f"{layers} layers, {manifest['images']} images, {len(manifest['sha256'])} files"
     print(printable(f"wrote {args.out}: {what}"))
+
+
+def _write_tflite(args: argparse.Namespace, options: vectors.Options) -> int:
+    """vectors of a .tflite file: its convolutions, one node, or all."""
+    if options.thresholds or options.corners:
+        raise UnusableInput(f"{args.model}: --thresholds and --corners are of ONNX models")
+    if args.layout == "NCHW":
+        raise UnusableInput(f"{args.model}: vectors of a .tflite file have its own layout, NHWC")
+    model = load_tflite(args.model)
+    check_folder(args.out)
+    feeds = read_feeds(model, args.input, args.images)
+    nodes = [n for n in model.nodes if n.op_type in ("CONV_2D", "DEPTHWISE_CONV_2D")]
+    nodes = [model.node(args.node)] if args.node else nodes
+    nodes = list(model.nodes) if args.all or not nodes else nodes
+    options = replace(options, layout="NCHW")  # arrays stay as they are
+    manifest = golden.write(model, feeds, args.out, nodes, _writing, options)
+    _print_written(args, manifest, len(nodes))
     return 0
 
 
@@ -518,7 +541,8 @@ def multipliers_command(args: argparse.Namespace) -> int:
 
 def diagnose_command(args: argparse.Namespace) -> int:
     """Compare a dump of your hardware or kernel with ONNX Runtime: where it differs, and why."""
-    _refuse_tflite(args, "diagnose")
+    if is_tflite(args.model):
+        return _diagnose_tflite(args)
     _check_diagnose(args)
     model = load(args.model)
     if not args.dump:
@@ -571,6 +595,40 @@ def diagnose_command(args: argparse.Namespace) -> int:
             print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
     print(diagnose_report.text(report))  # the verdict is the last line
     return report.status
+
+
+def _diagnose_tflite(args: argparse.Namespace) -> int:
+    """diagnose of a .tflite file: against LiteRT's reference kernels, without a page or a part."""
+    for name in ("reduce", "sessions", "html", "apart", "x", "dtype"):
+        if getattr(args, name):
+            raise UnusableInput(f"{args.model}: --{name} is of ONNX models")
+    if not args.dump:
+        raise UnusableInput("give a DUMP; see qlinear diagnose --help")
+    if args.layout not in (None, "NHWC", "NCHW"):
+        raise UnusableInput(f"--layout {args.layout}: NHWC or NCHW, of a .tflite file")
+    model = load_tflite(args.model)
+    feeds = read_feeds(model, args.input, args.images)
+    if len(feeds) != 1:
+        raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    values = command.tensors(model, feeds[0])
+    node = args.node or ""
+    dumped = diagnosis.collect(model, values, args.dump, node, args.layout or "NHWC")
+    found = diagnosis.diagnose(model, values, dumped)
+    if args.json:
+        print(json.dumps(found.as_json(), indent=2))
+        return found.status
+    lines = [
+        f"input: {feeds[0].source}",
+        "",
+        *_table(found.comparisons, tflite.RUNTIME, "dump"),
+        "",
+    ]
+    if found.first:
+        (dump, *_) = [one.values for one in dumped if one.tensor == found.first.tensor]
+        lines += [f"where {found.first.tensor} differs:"]
+        lines += [*diagnosis.places(dump != values[found.first.tensor]), ""]
+    print("\n".join(map(printable, [*lines, *diagnosis.said(found)])))
+    return found.status
 
 
 def _check_diagnose(args: argparse.Namespace) -> None:
@@ -704,7 +762,7 @@ def parser() -> argparse.ArgumentParser:
             name, help=function.__doc__, description=function.__doc__, epilog=STATUS_TABLE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form")
+        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form, or .tflite")
         if inputs:
             one.add_argument(
                 "--input", action="append", default=[], metavar="[NAME=]FILE",
@@ -760,7 +818,8 @@ def parser() -> argparse.ArgumentParser:
         "--corners", action="store_true",
         help="also accumulators at bounds, ties and saturation, and inputs that give the bounds",
     )  # fmt: skip
-    one.add_argument("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of axes")
+    one.add_argument("--layout", choices=("NCHW", "NHWC"),
+                     help="order of axes (default: NCHW, of a .tflite file NHWC)")  # fmt: skip
     one.add_argument(
         "--packed", type=word, default=0, metavar="BITS",
         help="also hex text of words of BITS bits, the first element lowest",

@@ -106,7 +106,7 @@ def element(
         steps.append((name, np.int32(one) if one.dtype == np.int64 else one))
     columns = terms(model, node, values, at)
     if "product" in columns:  # added up one by one, and as whole tensors
-        assert columns["running sum"][-1] == dict(steps)["sums"], node.name
+        assert columns["product"].sum() == dict(steps)["sums"], node.name
     return Element(columns, tuple(steps))
 
 

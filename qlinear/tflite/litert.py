@@ -42,7 +42,7 @@ class Session:
     def __init__(self, model: TFLite, kernels: str = REFERENCE, *, keep: bool = False):
         schema()  # says what is missing
         self.model = model
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close
         path = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "qlinear.tflite.serve"],

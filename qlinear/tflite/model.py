@@ -228,7 +228,7 @@ def _type(t, known) -> Type:
 def _data(raw: bytes, model, t) -> np.ndarray | None:
     """A constant's bytes; None for a tensor that is computed."""
     if not 0 <= int(t.buffer) < len(_or(model.buffers)):
-        raise UnusableInput(f"damaged: buffer {t.buffer} of {len(_or(model.buffers))}")
+        raise ValueError(f"buffer {t.buffer} of {len(_or(model.buffers))}")
     buffer = model.buffers[int(t.buffer)]
     if buffer.data is not None and len(buffer.data):
         return np.asarray(buffer.data, np.uint8)

@@ -35,7 +35,7 @@ def conv_2d(
     dilation_h_factor: int = 1,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """CONV_2D.
+    """CONV_2D: sums in int32, a fixed-point multiplier for each channel, two roundings.
 
     Source: LiteRT, tflite/kernels/conv.cc, EvalQuantizedPerChannel, and
     tflite/kernels/internal/reference/integer_ops/conv.h, ConvPerChannel.
@@ -70,7 +70,7 @@ def depthwise_conv_2d(
     dilation_w_factor: int = 1,
     dilation_h_factor: int = 1,
 ) -> Stages:
-    """DEPTHWISE_CONV_2D.
+    """DEPTHWISE_CONV_2D: each channel by itself, requantized as CONV_2D.
 
     Output channel m reads input channel m // multiplier; the multiplier is that of the shapes, the
     option ``depth_multiplier`` is not read.
@@ -106,10 +106,9 @@ def fully_connected(
     asymmetric_quantize_inputs: bool = False,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """FULLY_CONNECTED.
+    """FULLY_CONNECTED: sums in int32, the factor in float64, ties away from zero.
 
-    Its reference kernel requantizes in float64, where every other one has a fixed-point multiplier:
-    acc * (x_scale * w_scale / y_scale), ties away from zero.
+    Every other kernel has a fixed-point multiplier; the optimized one of this operator too.
 
     Source: LiteRT, tflite/kernels/fully_connected.cc, and
     tflite/kernels/internal/reference/integer_ops/fully_connected.h, FullyConnected and
@@ -360,13 +359,49 @@ def max_pool_2d(
     return {"greatest": found - 129, **ar.clamp(found - 129, fused_activation_function, y_type)}
 
 
+def mean(
+    x: np.ndarray,
+    axes: np.ndarray,
+    *,
+    types: tuple[Type | None, ...],
+    y_type: Type,
+    keep_dims: bool = False,
+) -> Stages:
+    """MEAN: the sum over some axes by one multiplier, in which the count is, two roundings.
+
+    The zero points are taken off first; the multiplier is divided by the count, downwards.
+
+    Source: LiteRT, tflite/kernels/reduce.cc, PrepareMeanOrSum, and
+    tflite/kernels/internal/reference/reduce.h, QuantizedMeanOrSum.
+
+    Args:
+        x: int8.
+        axes: int32, which may count from the end.
+    """
+    require_type("x", types[0], "int8")
+    require_type("y", y_type, "int8")
+    given = axes.ravel().tolist()
+    if not all(-x.ndim <= axis < x.ndim for axis in given):
+        raise Unsupported(f"axes {given}: those of {x.ndim} needed")
+    over = tuple(sorted({axis % x.ndim for axis in given}))
+    count = int(np.prod([x.shape[axis] for axis in over], dtype=object))
+    if not count or not over:
+        raise Unsupported(f"axes {given}: a mean over nothing")
+    total = x.astype(np.int64).sum(axis=over, keepdims=bool(keep_dims))
+    acc = ar.require_32_bits(total - types[0].zero * count, "the sum")
+    multiplier, shift = ar.quantize_multiplier(np.float64(types[0].real) / np.float64(y_type.real))
+    by = min(count.bit_length() - 1, 32, 31 + int(shift))
+    multiplier, shift = (multiplier << by) // count, shift - by
+    steps = ar.multiply(acc, multiplier, shift)
+    return {"sum": total, "count": np.int64(count), "centred": acc, "multiplier": multiplier,
+            "shift": shift, **steps, **ar.finish(steps["scaled"], "NONE", y_type)}  # fmt: skip
+
+
 # --- types
 
 
 def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> Stages:
-    """QUANTIZE: float32 to int8 or uint8, or one of these with another scale.
-
-    A float is divided by the scale in float32 and rounded, ties away from zero.
+    """QUANTIZE: x / scale in float32, ties away from zero; of integers a fixed-point multiplier.
 
     Source: LiteRT, tflite/kernels/quantize.cc; tflite/kernels/internal/reference: quantize.h,
     AffineQuantize, and requantize.h, Requantize.
@@ -410,7 +445,9 @@ def reshape(
     y_type: Type,
     new_shape: list[int] | None = None,
 ) -> Stages:
-    """RESHAPE: the same elements in another shape, that of the second input or of the option.
+    """RESHAPE: the same elements in another shape.
+
+    That is the second input, or the option where there is none.
 
     Source: LiteRT, tflite/kernels/reshape.cc.
     """
@@ -431,7 +468,7 @@ def reshape(
 def softmax(
     x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type, beta: float = 1.0
 ) -> Stages:
-    """SOFTMAX over the last axis, in fixed point: an exponential and a reciprocal in 32 bits.
+    """SOFTMAX: over the last axis, in fixed point: an exponential and a reciprocal in 32 bits.
 
     Source: LiteRT, tflite/kernels/activations.cc, SoftmaxPrepare, and
     tflite/kernels/internal/reference/softmax.h; gemmlowp, fixedpoint/fixedpoint.h.
@@ -445,7 +482,7 @@ def softmax(
     require_type("x", types[0], "int8")
     require_type("y", y_type, "int8")
     real = float(np.float32(beta)) * float(types[0].real) * 2.0**26
-    if not 1 < real:
+    if not real > 1:
         raise Unsupported(f"beta * scale is {real / 2.0**26}: more than 2^-26 needed")
     multiplier, shift = ar.quantize_multiplier(min(real, 2.0**31 - 1))
     # the greatest difference whose rescaled value has 5 bits before the point
@@ -523,6 +560,7 @@ OPERATORS = {
     "DEQUANTIZE": dequantize,
     "FULLY_CONNECTED": fully_connected,
     "MAX_POOL_2D": max_pool_2d,
+    "MEAN": mean,
     "QUANTIZE": quantize,
     "RESHAPE": reshape,
     "SOFTMAX": softmax,

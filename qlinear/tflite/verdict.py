@@ -102,12 +102,17 @@ def writes(model: TFLite) -> list[str]:
 
 
 def validate(
-    model: TFLite, feeds: list[Feed], *, progress: Progress | None = None
+    model: TFLite,
+    feeds: list[Feed],
+    *,
+    progress: Progress | None = None,
+    operators: dict = OPERATORS,
 ) -> Verdict:
     """Compare every tensor that is recomputed, and every output of the graph.
 
     Args:
         feeds: the inputs (:func:`qlinear.inputs.read_feeds`).
+        operators: another table, to see that other arithmetic is noticed.
         progress: as for :func:`qlinear.validate.validate`.
 
     Raises:
@@ -128,7 +133,7 @@ def validate(
             theirs = keeping.run(feed.values, writes(model))
             _check_same(model, ends, theirs)
             seen, ours = [], {**model.constants, **feed.values}
-            walk = steps(model, feed.values, theirs)
+            walk = steps(model, feed.values, theirs, operators)
             for step in progress(walk, feed.source, len(model.nodes)):
                 seen.append(replace(step, outputs={}))
                 ours |= {k: v for k, v in step.outputs.items() if k in ends}
@@ -181,9 +186,7 @@ def _compared(node: Node | None, name: str, ours: np.ndarray, theirs: np.ndarray
     return compare_arrays(name, ours, theirs, **named)
 
 
-def _check_same(
-    model: TFLite, ends: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> None:
+def _check_same(model: TFLite, ends: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     """Refuse a file whose outputs LiteRT computes otherwise when it keeps every tensor."""
     for name, value in ends.items():
         if name in theirs and not compare_arrays(name, theirs[name], value).equal:

@@ -1,9 +1,9 @@
-"""TensorFlow Lite's operators as LiteRT computes them by default on x86: XNNPACK, where it takes them.
+"""TensorFlow Lite's operators as LiteRT computes them by default on x86: by XNNPACK where it can.
 
-XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, QUANTIZE and DEQUANTIZE; int8
-AVERAGE_POOL_2D, MAX_POOL_2D with another scale, and SOFTMAX it leaves to LiteRT's optimized kernels.
-Where a scale is outside what the delegate takes, LiteRT's optimized kernel runs instead, which is
-not this: such a node is refused here.
+XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, QUANTIZE, DEQUANTIZE and RESHAPE;
+int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels. Where a scale is outside
+what the delegate takes, LiteRT's optimized kernel runs instead, which is not this: such a node is
+refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
@@ -31,7 +31,7 @@ def conv_2d(
     dilation_h_factor: int = 1,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """CONV_2D: the sums of the reference kernel, requantized in float32.
+    """CONV_2D: the same sums, the factor in float32, ties to even.
 
     Source: XNNPACK, src/operators/convolution-nhwc.c, and src/xnnpack/requantization.h,
     xnn_qs8_requantize_fp32.
@@ -58,7 +58,7 @@ def depthwise_conv_2d(
     dilation_w_factor: int = 1,
     dilation_h_factor: int = 1,
 ) -> Stages:
-    """DEPTHWISE_CONV_2D: the sums of the reference kernel, requantized in float32."""
+    """DEPTHWISE_CONV_2D: the same sums, the factor in float32, ties to even."""
     reference.conv_factor(types, y_type, w.shape[3], axis=3)
     place = reference.windows_of(x, w.shape[1:3], padding, (stride_h, stride_w),
                                  (dilation_h_factor, dilation_w_factor))  # fmt: skip
@@ -79,7 +79,7 @@ def fully_connected(
     asymmetric_quantize_inputs: bool = False,
     quantized_bias_type: str = "",
 ) -> Stages:
-    """FULLY_CONNECTED: the sums of the reference kernel, requantized in float32."""
+    """FULLY_CONNECTED: the same sums, the factor in float32, ties to even."""
     if weights_format != "DEFAULT":
         raise Unsupported(f"weights_format {weights_format}: DEFAULT needed")
     reference.conv_factor(types, y_type, len(w))
@@ -149,10 +149,9 @@ def add(
         raise Unsupported("a scale over y's is outside 2^-10 to 2^8")
     shift = 20 - (int(np.frexp(ratios.max())[1]) - 1)
     a_multiplier, b_multiplier = np.rint(np.ldexp(ratios, shift)).astype(np.int64)
-    total = (
-        (a.astype(np.int64) - types[0].zero) * a_multiplier
-        + (b.astype(np.int64) - types[1].zero) * b_multiplier
-    )
+    total = (a.astype(np.int64) - types[0].zero) * a_multiplier + (
+        b.astype(np.int64) - types[1].zero
+    ) * b_multiplier
     rounded = (total + (1 << (shift - 1))) >> shift
     return {
         "a: multiplier": a_multiplier, "b: multiplier": b_multiplier, "shift": np.int64(shift),
@@ -180,7 +179,7 @@ def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> 
 def softmax(
     x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type, beta: float = 1.0
 ) -> Stages:
-    """SOFTMAX by LiteRT's optimized kernel: a table of 256 exponentials in float32.
+    """SOFTMAX: LiteRT's optimized kernel: a table of 256 exponentials in float32.
 
     Source: LiteRT, tflite/kernels/internal/optimized/optimized_ops.h, PopulateSoftmaxLookupTable
     and Softmax. The exponential is the C library's; here it is float64's, rounded to float32.
@@ -195,7 +194,7 @@ def softmax(
     total = np.add.accumulate(terms, axis=-1)[..., -1:]  # in order
     inverse = np.float32(1) / (total * y_type.real)
     share = terms * inverse
-    rounded = np.rint(share).astype(np.int64)
+    rounded = ar.round_away(share).astype(np.int64)
     return {"below the greatest": below, "exponential": terms,
             "sum": np.broadcast_to(total, x.shape), "share": share, "rounded": rounded,
             **finish(rounded, "NONE", y_type)}  # fmt: skip
