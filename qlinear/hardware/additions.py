@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from qlinear.errors import Unsupported
-from qlinear.operators.arithmetic import saturate
+from qlinear.operators.arithmetic import saturate, saturate_int32
 from qlinear.operators.qlinear_add import a_is_constant, fma, qlinear_add
 
 
@@ -151,6 +151,8 @@ def qlinear_add_sse2(
         C = saturate(rint((fixed + A * ra) + B * rb))
         fixed = C_zero_point - (ra * A_zero_point + rb * B_zero_point)
 
+    What is 2**31 or more saturates at the wrong end, as there.
+
     Source: ONNX Runtime, core/mlas/lib/qladd.cpp. Held against it by study/portability.py.
 
     Args:
@@ -165,4 +167,4 @@ def qlinear_add_sse2(
     ra, rb = F(A_scale / C_scale), F(B_scale / C_scale)
     fixed = F(C_zero_point) - (ra * F(A_zero_point) + rb * F(B_zero_point))
     total = (fixed + A.astype(F) * ra) + B.astype(F) * rb
-    return saturate(np.rint(total), A.dtype)
+    return saturate_int32(np.rint(total), A.dtype)
