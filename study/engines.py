@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -197,19 +197,14 @@ def kinds_of_openvino(
     return dict(sorted(count.items()))
 
 
-def iree(
-    model: Model, nodes: Sequence[Node] | None, outputs: Sequence[str], batch: int, form: str
-) -> Opened:
+@cache
+def _compiled(model: bytes) -> bytes:
+    """IREE's program of an ONNX file; kept, since it takes long to make."""
     import iree.compiler
-    import iree.runtime
 
-    proto = _written(model, nodes, outputs, batch, form)
-    proto.graph.name = "network"
-    names = [value.name for value in proto.graph.output]
-    inputs = [value.name for value in proto.graph.input]
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "model.onnx", Path(folder) / "model.mlir"
-        onnx.save(proto, given)
+        given.write_bytes(model)
         importer = "iree.compiler.tools.import_onnx"
         done = subprocess.run(
             [sys.executable, "-m", importer, str(given), "-o", str(made)],
@@ -217,9 +212,21 @@ def iree(
         )  # fmt: skip
         if done.returncode:
             raise UnusableInput((done.stderr.strip().splitlines() or [importer])[-1])
-        compiled = iree.compiler.compile_file(
+        return iree.compiler.compile_file(
             str(made), target_backends=["llvm-cpu"], extra_args=["--iree-llvmcpu-target-cpu=host"]
         )
+
+
+def iree(
+    model: Model, nodes: Sequence[Node] | None, outputs: Sequence[str], batch: int, form: str
+) -> Opened:
+    import iree.runtime
+
+    proto = _written(model, nodes, outputs, batch, form)
+    proto.graph.name = "network"
+    names = [value.name for value in proto.graph.output]
+    inputs = [value.name for value in proto.graph.input]
+    compiled = _compiled(proto.SerializeToString(deterministic=True))
     module = iree.runtime.load_vm_flatbuffer(compiled, driver="local-sync")
 
     def run(feeds: Tensors) -> Tensors:
@@ -504,6 +511,10 @@ def _engines() -> Iterator[Engine]:
                          slow=True)  # fmt: skip
 
 
+#: Runtimes that were not asked, and why.
+NOT_ASKED = {
+    "ExecuTorch": "1.5.1 has no reader of ONNX; a network enters it from PyTorch by torch.export",
+}
 #: Every :class:`Engine` by its name; ``onnxruntime`` is what the others are compared with.
 ENGINES = {engine.name: engine for engine in _engines()}
 
@@ -518,8 +529,9 @@ def refusals() -> Iterator[list[str]]:
         raise
     except Exception as error:  # each runtime raises types of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # what says most: the lines from "error:" on, else those that are not a place
-        telling = [line for line in lines if "error:" in line]
-        telling += [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+        # what says most: the first line with "error:", else those that are not a place
+        telling = [line for line in lines if "error:" in line][:1] or [
+            line for line in lines if not line.startswith(("Exception from", "Check '"))
+        ]
         line = " ".join(telling or lines or [type(error).__name__])
         said.append(re.sub(r"\S*/(model\.\w+)", r"\1", line)[:300])

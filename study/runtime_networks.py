@@ -267,10 +267,11 @@ def measure(
         note: the images in words.
         save: called with the section after each engine, since all of them take long.
     """
-    every = Truth(model, images, labels)
-    few = every if len(images) <= FEW else Truth(model, images[:FEW], labels[:FEW])
     names = [name for node in model.nodes for name in node.outputs]
     engines = [engine for engine in engines if not engine.absent()]
+    few = Truth(model, images[:FEW], labels[:FEW])
+    more = len(images) > FEW and not all(engine.slow for engine in engines)
+    every = Truth(model, images, labels) if more else few
     source = recorded(
         "scripts/runtimes.py", [model.path], images, labels, note=note, batch=BATCH,
         processor=processor(), flags=flags(), machine=machine(),
@@ -278,7 +279,7 @@ def measure(
     packages = dict.fromkeys(name for engine in engines for name in engine.packages)
     source["versions"] |= {name: version(name) for name in packages}
     rows: dict[str, dict] = {}
-    section = {"recorded": source, "images": every.count, "held": min(HELD, every.count),
+    section = {"recorded": source, "images": len(images), "held": min(HELD, len(images)),
                "engines": rows}  # fmt: skip
     for engine in engines:
         truth = few if engine.slow else every

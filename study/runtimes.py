@@ -12,6 +12,7 @@ Writes models/runtimes.json; what is not installed is named and left out. Its ke
                                      elements of one image
     network.runtimes                 of each runtime, by its name: title, packages, and the form of
                                      the network that it was given
+    network.not_asked                runtimes that were not asked, and why
     network.samples, network.images  the 20 sample images, and CIFAR-10's: recorded, images, engines
 
 and engines holds for each runtime, as far as it goes:
@@ -63,7 +64,7 @@ from qlinear.operators.qlinear_conv import Conv
 from study import quantize
 from study import runtime_networks as networks
 from study.cifar10 import load_cifar10
-from study.engines import ENGINES, Engine, version
+from study.engines import ENGINES, NOT_ASKED, Engine, version
 from study.provenance import recorded
 
 # what each kernel was found to compute
@@ -301,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             record |= accumulators(args.models)
     network = record.setdefault("network", {})
-    network["tensors"] = networks.describe(model)
+    network |= {"tensors": networks.describe(model), "not_asked": NOT_ASKED}
     network["runtimes"] = network.get("runtimes", {}) | {
         e.name: {"title": e.title, "form": e.form, "packages": list(e.packages)} for e in engines
     }
