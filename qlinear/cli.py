@@ -114,10 +114,18 @@ def comma_separated(rows: list[dict], empty: str) -> str:
 def validate_command(args: argparse.Namespace) -> int:
     """Compare the reference with ONNX Runtime on the file, and say what that proves."""
     model = _read(args.model)
+    if args.kernels and not isinstance(model, TFLite):
+        raise UnusableInput(f"{args.model}: --kernels is of .tflite files")
+    if args.kernels == "default" and args.node:
+        raise UnusableInput(
+            "--kernels default: LiteRT hands out no node's own inputs; leave --node"
+        )
     feeds = read_feeds(model, args.input, args.images, samples=len(load_samples()[0]))
     if args.node:
         return _print_node(args, model, feeds)
-    judge = tflite.validate if isinstance(model, TFLite) else validate
+    judge = validate
+    if isinstance(model, TFLite):
+        judge = tflite.validate_default if args.kernels == "default" else tflite.validate
     verdict = judge(model, feeds, progress=progress)
     print(json.dumps(verdict.as_json(), indent=2) if args.json else report(verdict))
     return STATUS[verdict.status]
@@ -784,6 +792,12 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="print CSV")
     one = add("validate", validate_command)
     one.add_argument("--node", help="check this node alone")
+    one.add_argument(
+        "--kernels",
+        choices=("reference", "default"),
+        help="of a .tflite file: compare with LiteRT's reference kernels, every tensor, or with "
+        "its default, XNNPACK, outputs only (default: reference)",
+    )
     one.add_argument("--json", action="store_true", help="print JSON")
     one = add("run", run_model)
     one.add_argument("--out", type=Path, required=True, help=".npz file to write")

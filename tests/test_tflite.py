@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from conftest import MODELS
 
 from qlinear import cli
 from qlinear.errors import Refused, Unsupported, UnusableInput
@@ -125,6 +126,61 @@ def test_quantize_and_dequantize_on_ties_and_all_values(kernels):
                 CODES[None], kind("int8", scale, zero), kind("float32"), "DEQUANTIZE", kernels
             )
             assert (ours == other).all() and ours.dtype == np.float32
+
+
+def test_xnnpack_requantizes_all_values():
+    for ratio in (0.5, 1, 2, 0.7, 1.9, 0.01, 100, 2.0**-8):
+        for x_zero, y_zero in ((-128, 127), (127, -128), (0, 0), (-3, 9)):
+            before, after = kind("int8", 0.1, x_zero), kind("int8", np.float32(0.1 / ratio), y_zero)
+            ours, other = quantized(CODES[None], before, after, kernels="AUTO")
+            assert (ours == other).all()
+
+
+@pytest.mark.parametrize("kernels", FORMS)
+@pytest.mark.parametrize("op", ["MAX_POOL_2D", "AVERAGE_POOL_2D", "ADD"])
+@pytest.mark.parametrize(("activation", "scale"), [("RELU6", 12.0), ("RELU_N1_TO_1", 2.0)])
+def test_the_end_of_an_activation_that_is_a_tie(kernels, op, activation, scale):
+    """6 / 12 and 1 / 2 are one half: rounded away from zero, or by XNNPACK to even."""
+    shape, at = (1, 1, 256, 1), ACTIVATIONS.index(activation)
+    x, like = CODES.reshape(shape), kind("int8", scale)
+    options = {"fused_activation_function": activation}
+    if op == "ADD":
+        made = operator(op, ["x", "x"], ["y"], "AddOptions", fusedActivationFunction=at)
+        ours = FORMS[kernels][op](x, x, types=(like, like), y_type=like, **options)["y"]
+    else:
+        sizes = dict(strideH=1, strideW=1, filterHeight=1, filterWidth=1)
+        made = operator(op, ["x"], ["y"], "Pool2DOptions", fusedActivationFunction=at, **sizes)
+        names = dict(stride_h=1, stride_w=1, filter_height=1, filter_width=1, padding="SAME")
+        ours = FORMS[kernels][op](x, types=(like,), y_type=like, **names, **options)["y"]
+    raw = graph([tensor(n, shape, scale=scale) for n in "xy"], [made], ["x"], ["y"])
+    other = theirs(raw, x, kernels=kernels)
+    assert (ours == other).all()
+    by_xnnpack = kernels == "AUTO" and op != "AVERAGE_POOL_2D"
+    assert other.max() == (0 if by_xnnpack else 1)
+
+
+@pytest.mark.parametrize("kernels", FORMS)
+def test_mean_on_ties_and_on_any_axes(kernels):
+    rng = np.random.default_rng(3)
+    for step in range(40):
+        shape = (1, *map(int, rng.integers(1, 9, 3)))
+        scales = np.exp(rng.uniform(-5, -1, 2)) if step % 3 else 2.0 ** rng.integers(-5, -1, 2)
+        zeros = [int(v) for v in rng.choice([-128, 127, 0, 5], 2)]
+        axes = sorted(map(int, rng.choice([1, 2, 3], 1 + step % 3, replace=False)))
+        x = rng.integers(-128, 128, shape).astype(np.int8)
+        ends = kind("int8", scales[0], zeros[0]), kind("int8", scales[1], zeros[1])
+        ours = FORMS[kernels]["MEAN"](
+            x, np.int32(axes), types=(ends[0], None), y_type=ends[1], keep_dims=step % 2 == 0
+        )["y"]
+        raw = graph(
+            [tensor("x", shape, scale=scales[0], zero=zeros[0]),
+             tensor("a", (len(axes),), "int32", data=np.int32(axes)),
+             tensor("y", ours.shape, scale=scales[1], zero=zeros[1])],
+            [operator("MEAN", ["x", "a"], ["y"], "ReducerOptions", keepDims=step % 2 == 0)],
+            ["x"], ["y"],
+        )  # fmt: skip
+        other = theirs(raw, x, kernels=kernels)
+        assert ours.shape == other.shape and (ours == other).all()
 
 
 # --- whole files
@@ -423,6 +479,25 @@ def test_validate_prints_and_is_json(tmp_path, capsys):
     assert cli.main(["validate", str(path), "--node", "y"]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == "PASS: y alone, from LiteRT's own inputs of it"
+
+
+def test_validate_by_litert_s_default(tmp_path, capsys):
+    """The graph's outputs alone; a node that XNNPACK's form does not have is named."""
+    for seed in range(8):
+        path = saved(tmp_path, random_network(seed), f"{seed}.tflite")
+        assert cli.main(["validate", str(path), "--kernels", "default"]) == 0
+        said = capsys.readouterr().out
+        assert "default kernels (XNNPACK where it takes a node)" in said
+        assert "elements of 1 tensors equal" in said
+    x = (1, 4)
+    other = graph([tensor("x", x, scale=0.1), tensor("y", x, scale=1 / 256, zero=-128)],
+                  [operator("LOGISTIC", ["x"], ["y"])], ["x"], ["y"])  # fmt: skip
+    with pytest.raises(UnusableInput, match="node y: LOGISTIC: not computed yet; by default Lite"):
+        cli.main(["validate", str(saved(tmp_path, other)), "--kernels", "default"])
+    with pytest.raises(UnusableInput, match="leave --node"):
+        cli.main(["validate", str(path), "--kernels", "default", "--node", "y0"])
+    with pytest.raises(UnusableInput, match=r"--kernels is of \.tflite files"):
+        cli.main(["validate", str(MODELS / "resnet8_int8.onnx"), "--kernels", "default"])
 
 
 def test_inspect_shows_scales_and_the_bits_of_sums(tmp_path, capsys):

@@ -15,11 +15,19 @@ from qlinear.errors import Refused, Unsupported, UnusableInput
 from qlinear.inputs import Feed
 from qlinear.onnx_model import Node
 from qlinear.quantized import NARROW
-from qlinear.tflite import litert
+from qlinear.tflite import litert, xnnpack
 from qlinear.tflite.arithmetic import Stages
 from qlinear.tflite.model import TFLite
 from qlinear.tflite.reference import OPERATORS
-from qlinear.validate import Default, Progress, Verdict, coverage_of, least, merged
+from qlinear.validate import (
+    Coverage,
+    Default,
+    Progress,
+    Verdict,
+    coverage_of,
+    least,
+    merged,
+)
 
 # operators that multiply and accumulate, in integers or in float
 MAC = (
@@ -112,16 +120,14 @@ def validate(
 
     Args:
         feeds: the inputs (:func:`qlinear.inputs.read_feeds`).
-        operators: another table, to see that other arithmetic is noticed.
         progress: as for :func:`qlinear.validate.validate`.
+        operators: another table, to see that other arithmetic is noticed.
 
     Raises:
         UnusableInput: LiteRT refuses the file or an input, or nothing in it is quantized.
     """
     progress = progress or (lambda parts, title, total: parts)
-    if not any(is_quantized(model, node) for node in model.nodes):
-        kinds = ", ".join(sorted({node.op_type for node in model.nodes}))
-        raise UnusableInput(f"{model.path}: no quantized operator (its operators: {kinds})")
+    _require_quantized(model)
     outputs, tensors, by_default, coverages = [], [], [], []
     writers = {name: node for node in model.nodes for name in node.outputs}
     with ExitStack() as open_:
@@ -143,17 +149,75 @@ def validate(
             outputs += [_compared(writers.get(k), k, ours[k], v) for k, v in ends.items()]
             coverages.append(coverage_of(seen, MAC))
             by_default += _by_default(plain, feed, ends)
-    coverage = least(coverages)
+    session = f"reference kernels ({litert.REFERENCE})"
+    return _verdict(model, feeds, session, outputs, tensors, coverages, _default(by_default))
+
+
+def validate_default(
+    model: TFLite, feeds: list[Feed], *, progress: Progress | None = None
+) -> Verdict:
+    """Compare the graph's outputs with what LiteRT computes by default, by XNNPACK where it can.
+
+    It hands out no tensors in between of what XNNPACK computes, so a graph is followed by
+    :mod:`qlinear.tflite.xnnpack` alone.
+
+    Args:
+        as for :func:`validate`.
+
+    Raises:
+        UnusableInput: as for :func:`validate`, or a node is not computed in this form.
+    """
+    progress = progress or (lambda parts, title, total: parts)
+    _require_quantized(model)
+    outputs, coverages = [], []
+    writers = {name: node for node in model.nodes for name in node.outputs}
+    with litert.Session(model, litert.DEFAULT) as file:
+        for feed in feeds:
+            ends = file.run(feed.values, model.outputs)
+            seen, ours = [], {**model.constants, **feed.values}
+            walk = steps(model, feed.values, {}, xnnpack.OPERATORS)
+            for step in progress(walk, feed.source, len(model.nodes)):
+                if step.how != RECOMPUTED:
+                    raise UnusableInput(
+                        f"{model.path}: node {step.node.name}: {step.reason}; by default LiteRT "
+                        "hands out no tensors in between, so nothing behind it can be compared"
+                    )
+                seen.append(replace(step, outputs={}))
+                ours |= {k: v for k, v in step.outputs.items() if k in ends}
+            outputs += [_compared(writers.get(k), k, ours[k], v) for k, v in ends.items()]
+            coverages.append(coverage_of(seen, MAC))
+    notes = ("LiteRT hands out no tensors in between by default: only outputs were compared",)
+    session = "default kernels (XNNPACK where it takes a node)"
+    return _verdict(model, feeds, session, outputs, [], coverages, None, notes)
+
+
+def _require_quantized(model: TFLite) -> None:
+    if not any(is_quantized(model, node) for node in model.nodes):
+        kinds = ", ".join(sorted({node.op_type for node in model.nodes}))
+        raise UnusableInput(f"{model.path}: no quantized operator (its operators: {kinds})")
+
+
+def _verdict(
+    model: TFLite,
+    feeds: list[Feed],
+    session: str,
+    outputs: list[Comparison],
+    tensors: list[Comparison],
+    coverages: list[Coverage],
+    default: Default | None,
+    notes: tuple[str, ...] = (),
+) -> Verdict:
     if not sum(c.elements for c in (*outputs, *tensors)):
         raise UnusableInput(f"{model.path}: its tensors have no elements, so nothing is compared")
     return Verdict(
         model=str(model.path),
         inputs=tuple(feed.source for feed in feeds),
-        session=f"LiteRT {litert.version()}, reference kernels ({litert.REFERENCE})",
+        session=f"LiteRT {litert.version()}, {session}",
         outputs=merged(outputs),
         tensors=merged(tensors),
-        coverage=coverage,
-        default=_default(by_default),
+        coverage=least(coverages),
+        default=default,
+        notes=notes,
         runtime=RUNTIME,
     )
 

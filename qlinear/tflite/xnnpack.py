@@ -1,9 +1,9 @@
 """TensorFlow Lite's operators as LiteRT computes them by default on x86: by XNNPACK where it can.
 
-XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, QUANTIZE, DEQUANTIZE and RESHAPE;
-int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels. Where a scale is outside
-what the delegate takes, LiteRT's optimized kernel runs instead, which is not this: such a node is
-refused here.
+XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, MAX_POOL_2D, MEAN, QUANTIZE,
+DEQUANTIZE and RESHAPE; int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels.
+Where a scale is outside what the delegate takes, LiteRT's optimized kernel runs instead, which is
+not this: such a node is refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
@@ -98,8 +98,8 @@ def requantized(
     """From sums to y: float32(acc) * factor, ties to even, the factor a float32 a channel."""
     acc = reference.with_bias(sums, bias)
     factor = types[0].real * types[1].scale / y_type.real
-    if not ((factor >= 2.0**-32) & (factor < 2.0**8)).all():
-        raise Unsupported("a factor is outside 2^-32 to 2^8")
+    if not (factor < 2.0**8).all():
+        raise Unsupported("a factor is 2^8 or more")
     product = acc.astype(np.float32) * factor
     rounded = np.rint(product).astype(np.int64)
     return {"sums": sums, "acc": acc, "factor": factor, "float32(acc) * factor": product,
@@ -160,13 +160,33 @@ def add(
     }  # fmt: skip
 
 
-def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> Stages:
-    """QUANTIZE: float32 times the reciprocal of the scale, ties to even.
+def max_pool_2d(x: np.ndarray, *, types: tuple, y_type: Type, **options) -> Stages:
+    """MAX_POOL_2D: the same, but for the ends of an activation's range, which are ties to even."""
+    activation = options.pop("fused_activation_function", "NONE")
+    found = reference.max_pool_2d(x, types=types, y_type=y_type, **options)
+    low, high = activation_range(activation, y_type)
+    return found | {"y": np.clip(found["greatest"], low, high).astype(np.int8)}
 
-    Source: XNNPACK, src/microparams-init.c, xnn_init_f32_qs8_cvt_scalar_params.
+
+def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> Stages:
+    """QUANTIZE: times the reciprocal of the scale, ties to even; of int8 a multiple of 1/256.
+
+    Of int8 the scales' quotient is rounded to 1/256, and the product is rounded half up.
+
+    Source: XNNPACK, src/microparams-init.c, xnn_init_f32_qs8_cvt_scalar_params and
+    xnn_init_qs8_cvt_scalar_params.
     """
-    require_type("x", types[0], "float32")
+    require_type("x", types[0], "float32", "int8")
     require_type("y", y_type, "int8")
+    if types[0].dtype == "int8":
+        ratio = types[0].real / y_type.real
+        if not 2.0**-8 <= ratio <= 2.0**7:
+            raise Unsupported(f"x's scale over y's is {ratio}: 2^-8 to 2^7 needed")
+        centred = x.astype(np.int64) - types[0].zero
+        multiplier = np.rint(np.float32(256) * ratio).astype(np.int64)
+        rounded = (centred * multiplier + 128) >> 8
+        return {"centred": centred, "multiplier": multiplier, "rounded": rounded,
+                **finish(rounded, "NONE", y_type)}  # fmt: skip
     inverse = np.float32(1) / y_type.real
     if not np.isfinite(x).all():
         raise Unsupported("x holds values that are not finite")
@@ -174,6 +194,28 @@ def quantize(x: np.ndarray, *, types: tuple[Type | None, ...], y_type: Type) -> 
     rounded = np.rint(np.clip(product, -(2.0**24), 2.0**24)).astype(np.int64)
     return {"1 / scale": inverse, "x * (1 / scale)": product, "rounded": rounded,
             **finish(rounded, "NONE", y_type)}  # fmt: skip
+
+
+def mean(
+    x: np.ndarray,
+    axes: np.ndarray,
+    *,
+    types: tuple[Type | None, ...],
+    y_type: Type,
+    keep_dims: bool = False,
+) -> Stages:
+    """MEAN: the sum times a float32 factor, the zero point added in float32, ties to even.
+
+    The factor is the reciprocal of the count times the scales' quotient. Found by asking LiteRT on
+    sums on which other orders of the same operations part.
+    """
+    base = reference.mean(x, axes, types=types, y_type=y_type, keep_dims=keep_dims)
+    factor = np.float32(1) / np.float32(base["count"]) * (types[0].real / y_type.real)
+    shifted = base["centred"].astype(np.float32) * factor + np.float32(y_type.zero)
+    rounded = np.rint(shifted).astype(np.int64)
+    return {"sum": base["sum"], "count": base["count"], "centred": base["centred"],
+            "factor": factor, "centred * factor + zero point": shifted, "rounded": rounded,
+            "y": np.clip(rounded, -128, 127).astype(np.int8)}  # fmt: skip
 
 
 def softmax(
@@ -208,6 +250,8 @@ OPERATORS = {
     "DEPTHWISE_CONV_2D": depthwise_conv_2d,
     "DEQUANTIZE": reference.dequantize,
     "FULLY_CONNECTED": fully_connected,
+    "MAX_POOL_2D": max_pool_2d,
+    "MEAN": mean,
     "QUANTIZE": quantize,
     "RESHAPE": reference.reshape,
     "SOFTMAX": softmax,
