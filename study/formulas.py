@@ -10,7 +10,7 @@ is at most g(n) times the sum of their magnitudes, g(n) = n u / (1 - n u), u = 2
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import ml_dtypes
 import numpy as np
@@ -33,13 +33,12 @@ Values = dict[str, np.ndarray]
 # --- products: stage 1 once, stage 2 by name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Products:
     """Stage 1 of a convolution or dense layer, which all of its formulas share."""
 
     conv: Conv
     sums: np.ndarray  # int32 (N, M, ...), before the bias
-    magnitudes: np.ndarray  # int32 (N, M, ...): sum of |x - x_zero| * |w|
     padded: np.ndarray  # int8 (N, C, ...): x with its padding
     geo: qc.Geometry
     shape: tuple[int, ...]  # of y
@@ -52,6 +51,15 @@ class Products:
     def acc(self) -> np.ndarray:
         return qc.add_bias(self.sums, self.conv.B)
 
+    @cached_property
+    def magnitudes(self) -> np.ndarray:
+        """int32 (N, M, ...): sum of |x - x_zero| * |w|."""
+        zero = int(self.conv.x_zero_point)
+        x = np.abs(self.padded.astype(np.int16) - zero).astype(np.uint8)
+        w = np.abs(self.conv.w.astype(np.int16)).astype(np.uint8)
+        none = np.zeros((), np.uint8)
+        return fast.accumulate(x, none, w, np.zeros(len(w), np.uint8), self.geo)
+
 
 def products(model: Model, node: Node, values: Values) -> Products:
     conv = quantize.layer(model, node)
@@ -60,12 +68,8 @@ def products(model: Model, node: Node, values: Values) -> Products:
     geo = conv.geometry(wide.shape)
     padded = qc.pad(wide, conv.x_zero_point, geo)
     sums = fast.accumulate(padded, conv.x_zero_point, conv.w, conv.w_zero_point, geo)
-    centred = np.abs(padded.astype(np.int16) - int(conv.x_zero_point)).astype(np.uint8)
-    w = np.abs(conv.w.astype(np.int16)).astype(np.uint8)
-    none = np.zeros((), np.uint8)
-    magnitudes = fast.accumulate(centred, none, w, np.zeros(len(w), np.uint8), geo)
     shape = sums.shape[:2] if x.ndim == 2 else sums.shape
-    return Products(conv, sums, magnitudes, padded, geo, shape)
+    return Products(conv, sums, padded, geo, shape)
 
 
 def by_convention(name: str, of: Products) -> np.ndarray:
@@ -84,6 +88,20 @@ def onednn(of: Products) -> np.ndarray:
     zero = F(int(conv.y_zero_point) + 128)  # of uint8
     y = np.rint(real * (F(1) / F(conv.y_scale)) + zero) - 128
     return np.clip(y, -128, 127).astype(np.int8).reshape(of.shape)
+
+
+def fbgemm(of: Products) -> np.ndarray:
+    """The convention fbgemm, of a float32 bias that is divided by the scales and added in float32.
+
+    Source: FBGEMM, include/fbgemm/OutputProcessing-inl.h, ReQuantizeOutput of a float bias.
+    """
+    conv = of.conv
+    scale = np.broadcast_to(F(conv.x_scale) * conv.w_scale, len(conv.w))
+    bias, factor = (
+        ar.per_channel(v, of.sums.ndim) for v in (float_bias(conv) / scale, scale / F(conv.y_scale))
+    )
+    y = np.rint((of.sums.astype(F) + bias) * factor) + int(conv.y_zero_point)
+    return _int8(y).reshape(of.shape)
 
 
 def unscaled_bias(of: Products) -> np.ndarray:
@@ -351,6 +369,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 PRODUCTS: dict[str, Callable[[Products], np.ndarray]] = {
     **{name: partial(by_convention, name) for name in CONVENTIONS},
     "onednn": onednn,
+    "fbgemm, float bias": fbgemm,
     "unscaled-bias": unscaled_bias,
 }
 #: Of each operator: what its formulas share, the formulas by name, and the bound.
@@ -390,16 +409,14 @@ FOUND = {
          "onnxruntime-qdq-uint8", "onnxruntime-qdq-uint8-x64quantprecision"), _ORT),
     "litert": of_engine("xnnpack-fp32", "xnnpack", "onnxruntime"),
     "litert-optimized": of_engine("tflite-optimized", "tflite", "tflite-optimized", FLOAT32),
-    "litert-reference": of_engine("tflite", "tflite", "tflite"),
-    "pytorch-fbgemm": of_engine("fbgemm", "pytorch", FLOAT32),
+    # its dense layer rounds once, its convolution twice
+    "litert-reference": {**of_engine("tflite", "tflite", "tflite"), "QGemm": "tflite-single"},
+    "pytorch-fbgemm": of_engine("fbgemm, float bias", "pytorch", FLOAT32),
     "pytorch-qnnpack": of_engine("pytorch-qnnpack", "pytorch", FLOAT32),
     "pytorch-x86": of_engine("onednn", "pytorch", FLOAT32),
     "pytorch-onednn": of_engine("onednn", "pytorch", FLOAT32),
-    "openvino-uint8": of_engine("onednn", FLOAT32, FLOAT32, FLOAT32),
-    # on a processor that has them, its default is bfloat16's products; here in these layers alone
-    "openvino-uint8-default": {
-        **of_engine("onednn", FLOAT32, FLOAT32, FLOAT32), "alone, 1x1": BFLOAT16,
-    },
+    # where the processor has them, its default is bfloat16's products; here in these layers alone
+    "openvino-uint8-default": {**_FLOAT, "alone, 1x1": BFLOAT16},
     "openvino-default": {**_FLOAT, "alone, 1x1": BFLOAT16},
     "openvino-qoperator": of_engine("onnxruntime", "wrapping", "onnxruntime", FLOAT32),
     "iree-qoperator": of_engine("unscaled-bias", FLOAT32, FLOAT32),

@@ -31,8 +31,9 @@ and engines holds for each runtime, as far as it goes:
     alone                            each node alone on ONNX Runtime's tensors: of its output
                                      [elements that differ, by how much at most], or what it says
     formulas                         what it computes, by operator (study/formulas.py)
-    alone_unlike                     elements of alone, on the first images ("held"), that are not
-                                     what the formula gives; 0 is explained
+    alone_unlike                     elements of alone that are not what the formula gives, or lie
+                                     beyond the bound (of float32 and bfloat16, asked of the first
+                                     images, "bounds_held"); 0 is explained
     with_outputs_unlike              elements of with_outputs that the formulas do not give of the
                                      runtime's own tensors (sample images)
     residual                         an add and the convolution before it as a part: [elements that
