@@ -47,7 +47,7 @@ def record(name: str, beside: str = "", within: str = "") -> tuple[dict, Markdow
     Args:
         beside: for a file in another's format, which has no room for it: the file that the same run
             made, and that says where both come from.
-        within: a part of the file that was measured by itself, as "network.samples"; it is returned.
+        within: a part of the file, measured by itself, as "network.samples"; it is returned.
     """
     data = json.loads((MODELS / name).read_text())
     for key in filter(None, within.split(".")):
