@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto, helper
 from tqdm import tqdm
 
 from qlinear import ort
 from qlinear.errors import UnusableInput
-from qlinear.onnx_model import Model, Node
+from qlinear.onnx_model import Model, Node, from_proto
 from study import formulas
 from study.engines import Engine, Tensors, refusals, version
 from study.provenance import recorded
@@ -308,6 +309,51 @@ def measure(
     return section
 
 
+def small_biases() -> tuple[Model, np.ndarray]:
+    """A QLinearConv with a scale for each channel and biases of 0 to 3, and its x.
+
+    In the book's network a bias that is not scaled drives every output to the end of its range;
+    here it can be seen.
+    """
+    rng = np.random.default_rng(3)
+    x = rng.integers(-128, 128, (BATCH, 4, 8, 8)).astype(np.int8)
+    inputs = {
+        "x": x, "x_scale": np.float32(0.02), "x_zero_point": np.int8(7),
+        "w": rng.integers(-127, 128, (6, 4, 3, 3)).astype(np.int8),
+        "w_scale": rng.uniform(0.001, 0.01, 6).astype(np.float32),
+        "w_zero_point": np.zeros(6, np.int8),
+        "y_scale": np.float32(0.05), "y_zero_point": np.int8(3),
+        "B": np.array([0, 1, -1, 2, -2, 3], np.int32),
+    }  # fmt: skip
+    proto = ort.operator_model("QLinearConv", inputs, pads=[1, 1, 1, 1])
+    shape = [BATCH, 6, 8, 8]
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT8, shape))
+    return from_proto(proto, "small_biases"), x
+
+
+def bias_probe(engine: Engine) -> dict:
+    """The layer of :func:`small_biases` in a runtime.
+
+    Returns:
+        elements, how many differ from ONNX Runtime in each channel, and how many are not what the
+        runtime's formula gives.
+    """
+    model, x = small_biases()
+    (node,) = model.nodes
+    with refusals() as said:
+        y = engine.open(model, [node], (), BATCH)({"x": x})["y"]
+        ours = ort.open_session(model.source).run(None, {"x": x})[0]
+        of = formulas.products(model, node, {"x": x})
+        unlike = formulas.unlike("QLinearConv", formulas.name_of(engine.name, model, node), of, y)
+        return {
+            "biases": model.constants["B"].tolist(),
+            "elements": y.size,
+            "differ": (y != ours).sum((0, 2, 3)).tolist(),
+            "unlike": int(unlike.sum()),
+        }
+    return {"refused": said[0]}
+
+
 def merged(stored: dict | None, made: dict) -> dict:
     """A section with new rows in place of, or beside, those that are stored.
 
@@ -317,13 +363,17 @@ def merged(stored: dict | None, made: dict) -> dict:
     if not stored:
         return made
     old, new = dict(stored["recorded"]), dict(made["recorded"])
-    versions = old.pop("versions") | new.pop("versions")
+    before, now = old.pop("versions"), new.pop("versions")
+    # a row must have been made with the versions that stand beside it
+    old |= {name: v for name, v in before.items() if name in now}
+    new |= {name: v for name, v in now.items() if name in before}
     if old != new:
         key = next(k for k in {**old, **new} if old.get(k) != new.get(k))
         raise UnusableInput(
             f"--only: what is stored has another {key} ({old.get(key)}, now {new.get(key)}): "
             "leave --only out, or name another --out"
         )
+    versions = before | now
     return {**made, "recorded": {**made["recorded"], "versions": versions},
             "engines": stored["engines"] | made["engines"]}  # fmt: skip
 

@@ -13,6 +13,8 @@ Writes models/runtimes.json; what is not installed is named and left out. Its ke
     network.runtimes                 of each runtime, by its name: title, packages, and the form of
                                      the network that it was given
     network.not_asked                runtimes that were not asked, and why
+    network.biases                   of each that reads QOperator files: a layer with small biases,
+                                     elements that differ in each channel, and unlike its formula
     network.samples, network.images  the 20 sample images, and CIFAR-10's: recorded, images, engines
 
 and engines holds for each runtime, as far as it goes:
@@ -307,6 +309,9 @@ def main(argv: list[str] | None = None) -> None:
     network["runtimes"] = network.get("runtimes", {}) | {
         e.name: {"title": e.title, "form": e.form, "packages": list(e.packages)} for e in engines
     }
+    probed = [e for e in engines if e.form == "QOperator" and not e.absent()]
+    for engine in tqdm(probed, "probing", unit="runtime"):
+        network.setdefault("biases", {})[engine.name] = networks.bias_probe(engine)
     sections = {"samples": (*load_samples(), "sample images")}
     if data:
         images, labels = (part[: args.images] for part in data)

@@ -225,6 +225,10 @@ def test_rows_of_other_images_are_not_put_together(tmp_path, model):
     assert networks.merged(first, first)["engines"] == first["engines"]
     with pytest.raises(UnusableInput, match="another data"):
         networks.merged(first, second)
+    other = json.loads(json.dumps(first))
+    other["recorded"]["versions"]["numpy"] = "1.0"
+    with pytest.raises(UnusableInput, match=r"another numpy \(1.0, now"):
+        networks.merged(other, first)
     (tmp_path / "out.json").write_text("not JSON")
     with pytest.raises(UnusableInput, match="not a JSON record"):
         runtimes.main(["--models", str(MODELS), "--out", str(tmp_path / "out.json")])
@@ -247,3 +251,12 @@ def test_the_last_batch_is_filled_up_and_not_counted(model):
     truth = networks.Truth(model, images[:3], labels[:3])
     assert [len(x) for x in truth.given] == [networks.BATCH] and len(truth.logits) == 3
     assert (truth.given[0][3:] == truth.given[0][0]).all() and truth.real(0) == slice(0, 3)
+
+
+def test_iree_adds_the_bias_without_its_scale():
+    """On small biases the formula that the network cannot tell apart is seen."""
+    row = RECORD["biases"]["iree-qoperator"]
+    assert row["unlike"] == 0 and row["biases"][0] == 0 == row["differ"][0]
+    assert all(row["differ"][1:])
+    assert RECORD["biases"]["onnxruntime"] == networks.bias_probe(ENGINES["onnxruntime"])
+    assert not any(RECORD["biases"]["onnxruntime"]["differ"])
