@@ -54,6 +54,7 @@ from qlinear.validate import STATUS, STATUS_TABLE, Verdict, check_nodes, validat
 EXAMPLES = f"""examples:
   qlinear inspect models/resnet8_int8.onnx
   qlinear validate MODEL.onnx --input photo.png
+  qlinear validate MODEL.tflite --kernels default
   qlinear run MODEL.onnx --input ids=ids.npy --input mask=mask.npy --out tensors.npz
   qlinear explore MODEL.onnx --input photo.png --out page.html
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
@@ -112,7 +113,7 @@ def comma_separated(rows: list[dict], empty: str) -> str:
 
 
 def validate_command(args: argparse.Namespace) -> int:
-    """Compare the reference with ONNX Runtime on the file, and say what that proves."""
+    """Compare the reference with the runtime on the file, and say what that proves."""
     model = _read(args.model)
     if args.kernels and not isinstance(model, TFLite):
         raise UnusableInput(f"{args.model}: --kernels is of .tflite files")

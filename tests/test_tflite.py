@@ -1,12 +1,14 @@
 """TensorFlow Lite's form: every operator against LiteRT, and the commands on .tflite files."""
 
+import importlib.util
 import json
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
-from conftest import MODELS
+from conftest import MODELS, needs
+from tflite_graphs import graph, operator, random_network, tensor
 
 from qlinear import cli
 from qlinear.errors import Refused, Unsupported, UnusableInput
@@ -17,13 +19,16 @@ from qlinear.tflite import command, diagnosis, litert, reference, verdict, xnnpa
 from qlinear.tflite.arithmetic import Type
 from qlinear.tflite.model import load
 
-pytest.importorskip("ai_edge_litert", reason="needs LiteRT (pip install 'qlinear[tflite]')")
-from tflite_graphs import graph, operator, random_network, tensor
-
 CODES = np.arange(-128, 128).astype(np.int8)
 A, B = np.repeat(CODES, 256)[None], np.tile(CODES, 256)[None]  # all pairs
 ACTIVATIONS = ["NONE", "RELU", "RELU_N1_TO_1", "RELU6"]
 FORMS = {"BUILTIN_REF": reference.OPERATORS, "AUTO": xnnpack.OPERATORS}
+
+
+@pytest.fixture(autouse=True)
+def _litert():
+    there = importlib.util.find_spec("ai_edge_litert") is not None
+    needs(there, "LiteRT (pip install 'qlinear[tflite]')")
 
 
 def theirs(raw: bytes, *feeds: np.ndarray, kernels: str = "BUILTIN_REF") -> np.ndarray:
@@ -700,3 +705,28 @@ def test_commands_that_read_onnx_alone_say_so(tmp_path):
         name, *more = words
         with pytest.raises(UnusableInput, match=f"{name} reads ONNX models"):
             cli.main([name, str(path), *more])
+
+
+def test_weights_that_are_not_read_are_named(tmp_path, capsys):
+    """Four bits an element: left out, not mistaken for int8."""
+    raw = graph(
+        [tensor("x", (1, 4), scale=0.1), tensor("y", (1, 2), scale=0.1),
+         tensor("w", (2, 4), "int4", 0.1, data=np.zeros(4, np.int8))],
+        [operator("FULLY_CONNECTED", ["x", "w"], ["y"], "FullyConnectedOptions")], ["x"], ["y"],
+    )  # fmt: skip
+    assert cli.main(["validate", str(saved(tmp_path, raw))]) == 3
+    assert "FULLY_CONNECTED: w has type int4: 1 (y)" in capsys.readouterr().out
+
+
+def test_names_are_cut_only_where_that_is_enough(tmp_path):
+    names = ["x", "a;b", "a;c", "d;e", "d", ""]
+    x = (1, 4)
+    tensors = [tensor(name, x, scale=0.1) for name in names[:4]]
+    tensors += [tensor("d", x, scale=0.1, data=np.zeros(4, np.int8)), tensor("", x, scale=0.1)]
+    adds = [("x", "x", "a;b"), ("x", "a;b", "a;c"), ("a;c", "d", "d;e")]
+    raw = graph(tensors, [operator("ADD", [a, b], [y], "AddOptions") for a, b, y in adds],
+                ["x"], ["d;e"])  # fmt: skip
+    model = load(saved(tmp_path, raw))
+    assert [node.name for node in model.nodes] == ["a;b", "a;c", "d#3"]
+    assert set(model.types) == {"x", "a;b", "a;c", "d#3", "d#4", "#5"}
+    assert verdict.validate(model, read_feeds(model)).status == "PASS"

@@ -79,14 +79,14 @@ class Session:
         return lines[-1][:300] if lines else ""
 
     def run(self, feeds: dict[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
-        """The named tensors, computed from the inputs by name.
+        """The named tensors, computed from the inputs by name; without those that it does not give.
 
         Raises:
-            Refused: LiteRT refuses the inputs, or has no such tensor.
+            Refused: LiteRT refuses the inputs.
         """
         index, names = self.model.index, list(names)
         found = self.ask(({index[k]: v for k, v in feeds.items()}, [index[n] for n in names]))
-        return dict(zip(names, found, strict=True))
+        return {k: v for k, v in zip(names, found, strict=True) if v is not None}
 
     def close(self) -> None:
         """End the process."""

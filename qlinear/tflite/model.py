@@ -146,7 +146,8 @@ def _records(path: Path, raw: bytes, model, known) -> TFLite:
     if not nodes:
         raise UnusableInput(f"{path}: its graph has no operators")
     inputs, outputs = of(graph.inputs), of(graph.outputs)
-    _check_order(path, nodes, {*inputs, *constants}, outputs)
+    given = {name for name, data in zip(names, held, strict=True) if data is not None}
+    _check_order(path, nodes, {*inputs, *given}, outputs)
     signature = {n: (np.dtype(_numpy(types[n].dtype)), types[n].shape) for n in names}
     return TFLite(
         path=path,
@@ -222,7 +223,8 @@ def _type(t, known) -> Type:
         scale = np.asarray([], np.float32)
     axis = 0 if q is None else int(q.quantizedDimension)
     shape = tuple(int(size) for size in _or(t.shape))
-    return Type(_enum(known.TensorType, int(t.type)).lower(), shape, scale, zero, axis)
+    dtype = _enum(known.TensorType, int(t.type)).lower()
+    return Type(f"{dtype}, sparse" if t.sparsity else dtype, shape, scale, zero, axis)
 
 
 def _data(raw: bytes, model, t) -> np.ndarray | None:

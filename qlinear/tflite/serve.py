@@ -30,13 +30,21 @@ def serve() -> None:
                 for i, value in feeds.items():
                     made.set_tensor(i, value)
                 made.invoke()
-                found = [np.array(made.get_tensor(i)) for i in wanted]
+                found = [_fetched(made, i) for i in wanted]
         except Exception as error:  # LiteRT raises RuntimeError and ValueError
             lines = str(error).strip().splitlines() or [type(error).__name__]
             pickle.dump(("error", lines[0][:300]), answers)
         else:
             pickle.dump(("found", found), answers)
         answers.flush()
+
+
+def _fetched(made, i: int) -> np.ndarray | None:
+    """A tensor; None where LiteRT has none to give, as of one that nothing reads."""
+    try:
+        return np.array(made.get_tensor(i))
+    except ValueError:
+        return None
 
 
 def _opened(source: bytes, kernels: str, keep: bool):

@@ -129,13 +129,14 @@ def validate(
     progress = progress or (lambda parts, title, total: parts)
     _require_quantized(model)
     outputs, tensors, by_default, coverages = [], [], [], []
+    notes: set[str] = set()
     writers = {name: node for node in model.nodes for name in node.outputs}
     with ExitStack() as open_:
         file = open_.enter_context(litert.Session(model))
         keeping = open_.enter_context(litert.Session(model, keep=True))
         plain = _open_default(model, open_)
         for feed in feeds:
-            ends = file.run(feed.values, model.outputs)
+            ends = _outputs(model, file, feed)
             theirs = keeping.run(feed.values, writes(model))
             _check_same(model, ends, theirs)
             seen, ours = [], {**model.constants, **feed.values}
@@ -144,13 +145,18 @@ def validate(
                 seen.append(replace(step, outputs={}))
                 ours |= {k: v for k, v in step.outputs.items() if k in ends}
                 if step.quantized and step.how == RECOMPUTED:
+                    between = {k: v for k, v in step.outputs.items() if k not in ends}
                     tensors += [_compared(step.node, k, v, theirs[k])
-                                for k, v in step.outputs.items() if k not in ends]  # fmt: skip
+                                for k, v in between.items() if k in theirs]  # fmt: skip
+                    notes |= {f"LiteRT does not hand out {k}" for k in between if k not in theirs}
             outputs += [_compared(writers.get(k), k, ours[k], v) for k, v in ends.items()]
             coverages.append(coverage_of(seen, MAC))
             by_default += _by_default(plain, feed, ends)
     session = f"reference kernels ({litert.REFERENCE})"
-    return _verdict(model, feeds, session, outputs, tensors, coverages, _default(by_default))
+    default = _default(by_default)
+    return _verdict(
+        model, feeds, session, outputs, tensors, coverages, default, tuple(sorted(notes))
+    )
 
 
 def validate_default(
@@ -173,7 +179,7 @@ def validate_default(
     writers = {name: node for node in model.nodes for name in node.outputs}
     with litert.Session(model, litert.DEFAULT) as file:
         for feed in feeds:
-            ends = file.run(feed.values, model.outputs)
+            ends = _outputs(model, file, feed)
             seen, ours = [], {**model.constants, **feed.values}
             walk = steps(model, feed.values, {}, xnnpack.OPERATORS)
             for step in progress(walk, feed.source, len(model.nodes)):
@@ -189,6 +195,14 @@ def validate_default(
     notes = ("LiteRT hands out no tensors in between by default: only outputs were compared",)
     session = "default kernels (XNNPACK where it takes a node)"
     return _verdict(model, feeds, session, outputs, [], coverages, None, notes)
+
+
+def _outputs(model: TFLite, session: litert.Session, feed: Feed) -> dict[str, np.ndarray]:
+    found = session.run(feed.values, model.outputs)
+    for name in model.outputs:
+        if name not in found:
+            raise UnusableInput(f"{model.path}: LiteRT does not hand out the output {name}")
+    return found
 
 
 def _require_quantized(model: TFLite) -> None:
@@ -231,10 +245,12 @@ def check_node(model: TFLite, node: Node, feeds: list[Feed]) -> list[Comparison]
     found = []
     with litert.Session(model, keep=True) as session:
         for feed in feeds:
-            names = [n for n in (*node.inputs, *node.outputs) if n and n not in model.constants]
-            values = feed.values | session.run(
-                feed.values, [n for n in names if n not in feed.values]
-            )
+            known = {**model.constants, **feed.values}
+            names = [n for n in (*node.inputs, *node.outputs) if n and n not in known]
+            values = feed.values | session.run(feed.values, names)
+            if any(n not in values for n in names):
+                raise UnusableInput(f"{model.path}: node {node.name}: LiteRT does not hand out "
+                                    "the tensors around it")  # fmt: skip
             try:
                 y = stages(model, node, values)["y"]
             except Unsupported as error:
