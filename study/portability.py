@@ -435,6 +435,20 @@ def measure(only: list[str], root: Path, kept: dict) -> dict:
     }  # fmt: skip
 
 
+def stored(path: Path) -> dict:
+    """The record as it is, of which what is not measured now is kept; empty where there is none.
+
+    Raises:
+        UnusableInput: the file is something else.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise UnusableInput(f"{path}: not a JSON record; name another with --out") from None
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -448,10 +462,13 @@ def main(argv: list[str] | None = None) -> None:
         if name not in known:
             raise UnusableInput(f"--only {name}: not one of {', '.join(known)}")
     check_file(args.out)
-    kept = json.loads(args.out.read_text()) if args.only and args.out.exists() else {}
+    kept = stored(args.out) if args.only else {}
     with tempfile.TemporaryDirectory() as temporary:
         root = (args.root or Path(temporary)).absolute()
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnusableInput(f"--root {root}: {error.strerror}; name a folder") from None
         record = measure(args.only, root, kept)
     write_text(args.out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {args.out}")
