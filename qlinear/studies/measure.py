@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
     code = hashlib.sha256()
     for name in ("operators", "hardware", "studies"):
         for path in sorted((folder / name).glob("*.py")):
-            if path.stem not in ("report", "page", "workers", "study"):
+            if path.stem not in ("report", "page", "workers", "study", "command"):
                 code.update(path.name.encode() + path.read_bytes())
     code.update((folder / "engine.py").read_bytes())
     plain = {m.__name__: m.__version__ for m in (qlinear, np, onnx, onnxruntime)}
@@ -323,9 +323,10 @@ def measure(at: Ready, setting: Setting, batch: Batch) -> dict:
     """Counts of a setting on a batch.
 
     Returns:
-        ``images``; ``same``, those with the exact network's class, or output; with labels ``right``,
-        ``lost`` (right in the exact network only) and ``gained`` (right here only); ``differing``,
-        for each layer that the setting changes, [elements that differ, elements], on exact inputs.
+        ``images``; ``same``, those with the exact network's class, or output; with labels
+        ``right``, ``lost`` (right in the exact network only) and ``gained`` (right here only);
+        ``differing``, for each layer that the setting changes, [elements that differ, elements],
+        on exact inputs.
     """
     reference = exact(at, batch)
     outputs = reference.outputs if setting.section == EXACT else _outputs(at, setting, batch)

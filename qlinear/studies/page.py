@@ -29,7 +29,8 @@ from qlinear.studies.study import Plan, Row
 COLOURS = "#3b8bc8", "#d5711e", "#1e9e77", "#c06a9c", "#808080", "#a08a00"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 0 1rem 4rem; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto;
+  padding: 0 1rem 4rem; }
 h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 h3 { font-size: 1.05rem; }
 .wide { overflow-x: auto; margin: 1rem 0; }
@@ -83,7 +84,7 @@ def _p(text: str) -> str:
 def _table(
     head: Sequence[str], rows: Sequence[Sequence[object]], marked: Sequence[bool] = ()
 ) -> str:
-    """A table; texts that are no numbers are in the first column, and in those named "…: why"."""
+    """A table of numbers; the first column and those headed "why" or "what" hold text."""
     lines = ["<tr>" + "".join(f'<th scope="col">{_e(h)}</th>' for h in head) + "</tr>"]
     for i, row in enumerate(rows):
         kind = ' class="loss"' if marked and marked[i] else ""
@@ -126,8 +127,8 @@ def _section(plan: Plan, rows: Sequence[Row], section: str, members: list[Row]) 
     for key in dict.fromkeys(line.key for line in lines):
         some = [line for line in lines if line.key == key]
         if drawing := _lines(some, exact_row(rows), measure, labelled):
-            parts.append(_figure(drawing, f"{measure} against {KEY_NAMES[key]}; bars: two standard "
-                                          "errors to either side. Dotted: the exact network."))  # fmt: skip
+            caption = f"{measure} against {KEY_NAMES[key]}; bars: two standard errors to either "
+            parts.append(_figure(drawing, f"{caption}side. Dotted: the exact network."))
     scores = [score(row.counts, labelled) for row in members]
     table = [
         (row.setting.title, f"{it.images:,}", percent(it.share), f"{100 * it.error:.2f}",
@@ -145,11 +146,11 @@ def _section(plan: Plan, rows: Sequence[Row], section: str, members: list[Row]) 
                   _table(["layer", "why"], list(left.items()))]  # fmt: skip
     changed = [row for row in members if row.differing]
     if changed:
-        images = max(sum(n for _, n in row.differing.values()) for row in changed)
+        many = f"at most the first {_rounded(plan):,} images"
         parts += [
             _h(3, "Elements changed, layer by layer"),
-            _p("Percent of a layer’s output elements that differ from the exact ones, each layer on "
-               f"exact inputs; {images:,} elements in a row at most."),
+            _p(f"Percent of a layer’s output elements that differ from the exact ones, on {many}; "
+               "each layer on exact inputs."),
             _elements(plan, changed),
         ]  # fmt: skip
     return parts
@@ -161,6 +162,11 @@ def _elements(plan: Plan, rows: list[Row]) -> str:
         [row.setting.title, *(_share(row.differing.get(name)) for name in names)] for row in rows
     ]
     return _table(["setting", *names], table)
+
+
+def _rounded(plan: Plan) -> int:
+    """On how many images elements are counted: whole batches."""
+    return min(-(-plan.compared // plan.batch) * plan.batch, plan.images)
 
 
 def _share(count: list[int] | None) -> str:
@@ -204,8 +210,8 @@ def _sensitivities(plan: Plan, rows: Sequence[Row]) -> list[str]:
         by_layer = {mode: {r.setting.layer: score(r.counts, labelled) for r in members}
                     for mode, members in modes.items()}  # fmt: skip
         if drawing := _dots(by_layer, measure):
-            parts.append(_figure(drawing, f"{measure}, in points from the exact network’s; bars: "
-                                          "two paired standard errors to either side."))  # fmt: skip
+            caption = f"{measure}, in points from the exact network’s; bars: two paired standard "
+            parts.append(_figure(drawing, f"{caption}errors to either side."))
         images = next(iter(by_layer[ALONE].values())).images
         table = [
             (name, points(it), f"{it.changed:,}", *_others(by_layer.get(ALL_BUT, {}).get(name)))

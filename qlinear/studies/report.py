@@ -101,8 +101,8 @@ def as_csv(plan: Plan, rows: Sequence[Row]) -> str:
     """A row a line; a setting's keys in one column, as JSON, and elements summed over layers."""
     out = io.StringIO()
     measure = measure_of(plan)
-    names = ["section", "title", "setting", "mode", "layer", *COUNTS, measure, "error",
-             "difference", "difference_error", "elements", "elements_differing", "left"]  # fmt: skip
+    names = ["section", "title", "setting", "mode", "layer", *COUNTS, measure, "error"]
+    names += ["difference", "difference_error", "elements", "elements_differing", "left"]
     writer = csv.DictWriter(out, names, restval="", lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in records(plan, rows):
@@ -245,9 +245,9 @@ def summary(plan: Plan, rows: Sequence[Row]) -> list[str]:
         else f"not ONNX Runtime's in {checked['differing']:,} elements"
     )
     found = [
-        f"The exact network, as this reference computes it, is the measure of all that follows. Its "
-        f"outputs are {same} on the first {_images(checked['images'])} ({checked['elements']:,} "
-        "elements compared)."
+        "The exact network, as this reference computes it, is the measure of all that follows. "
+        f"Its outputs are {same} on the first {_images(checked['images'])} "
+        f"({checked['elements']:,} elements compared)."
     ]
     if labelled:
         found[0] += (
@@ -315,9 +315,9 @@ EXPLAINED = {
     "accumulators": "The sums of every layer that varies pass through a register of so many bits. "
     "“Wrap” and “saturate at the end” act on the exact sum with its bias; “saturate at every MAC” "
     "after each product, in the order of the weights in the file, from the bias on.",
-    "requantization": "Stage 2 in integers: the sum times a multiplier of so many bits, shifted and "
-    "rounded, one multiplier and shift for each output channel; “shift alone” takes the power of "
-    "two nearest to the factor.",
+    "requantization": "Stage 2 in integers: the sum times a multiplier of so many bits, shifted "
+    "and rounded, one multiplier and shift for each output channel; “shift alone” takes the power "
+    "of two nearest to the factor.",
     "bit_widths": "Weights of fewer bits are made of the file’s 8-bit integers: scaled so that the "
     "greatest of a channel (per-channel) or of the layer (per-tensor) is the greatest of the "
     "narrower type, and rounded; the bias is rounded to the new scales. What the 8 bits had lost "
@@ -326,9 +326,9 @@ EXPLAINED = {
     "tensor the multiples of a power of two are kept, rounded after the rounding to 8 bits, where "
     "hardware would round once.",
     "analog": "The layers lie on analog arrays. What a setting does not say is the default: 128 "
-    "rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal cells and converters. A chip "
-    "is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges of N "
-    "images” resolve the greatest count of the first N images, which are among those measured.",
+    "rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal cells and converters. A "
+    "chip is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges "
+    "of N images” resolve the greatest count of the first N images, which are among those measured.",
     FILES: "Other files for the same inputs, each computed by the reference.",
 }
 

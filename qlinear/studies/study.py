@@ -1,4 +1,4 @@
-"""A study: a network, data and settings; what was counted; results that do not depend on who did."""
+"""A study: a network, data and settings, what is to be done, and what was counted."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator

@@ -22,6 +22,8 @@ from qlinear.studies.settings import Setting
 JOURNAL = "journal.txt"
 INSTALL = "Dask's distributed is not installed: pip install 'qlinear[study]', or --workers 0"
 TRIES = 5  # of a task whose worker is lost
+# Dask's errors, by name, of a task whose worker is gone
+LOST = "KilledWorker", "FutureCancelledError", "FuturesCancelledError", "CancelledError"
 PATIENCE = 60  # seconds until the first worker of a cluster must be there
 
 Place = tuple[str, int, int]  # a setting's key, the first image, and the one after the last
@@ -286,8 +288,7 @@ class _Sent:
 
 def _lost(future) -> bool:
     """Whether a task failed because of its worker, and not by itself."""
-    return type(future.exception()).__name__ in ("KilledWorker", "FutureCancelledError",
-                                                 "FuturesCancelledError", "CancelledError")  # fmt: skip
+    return type(future.exception()).__name__ in LOST
 
 
 def _told(error: BaseException, task: Task) -> UnusableInput:
