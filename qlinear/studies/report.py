@@ -328,7 +328,7 @@ EXPLAINED = {
     "analog": "The layers lie on analog arrays. What a setting does not say is the default: 128 "
     "rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal cells and converters. A "
     "chip is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges "
-    "of N images” resolve the greatest count of the first N images, which are among those measured.",
+    "of N images” resolve the greatest count of the first N images, which are measured too.",
     FILES: "Other files for the same inputs, each computed by the reference.",
 }
 
