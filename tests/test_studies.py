@@ -343,7 +343,9 @@ def test_any_network_is_studied_and_what_stays_is_named(name, form, tmp_path):
     grouped = {n for n, layer in arithmetic.layers_of(plan.network.graph)[0].items()
                if layer.conv.attributes.get("group", 1) > 1}  # fmt: skip
     left = row_of(rows, "adc_bits 4").left
-    assert set(left) == grouped and all("groups" in why for why in left.values())
+    wide = {name for name, why in left.items() if "cells take" in why}  # weights of 9 bits
+    assert {name for name, why in left.items() if "groups" in why} == grouped
+    assert set(left) == grouped | wide and (not wide or "uint8-uint8" in form)
     assert (name in ("mobilenet_v1", "mobilenet_v2")) == bool(grouped)
     if name == "u_net":
         assert any("ConvTranspose" in why for why in plan.facts["left"].values())
@@ -565,7 +567,7 @@ def test_the_command_writes_a_report_that_loads_nothing(vgg, tmp_path, capsys):
     files = {workers.JOURNAL, "report.html", "results.csv", "results.json"}
     assert {path.name for path in out.iterdir()} == files
     text = (out / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text)
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", text)
     assert "http" not in text.replace("http://www.w3.org", "")
     assert text.count("<svg") >= 1 and "</html>" in text
     found = json.loads((out / "results.json").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from qlinear.errors import UnusableInput, printable
-from qlinear.files import check_apart, write_text
+from qlinear.files import check_apart, check_folder, write_text
 from qlinear.hardware.designs import DESIGNS
 from qlinear.onnx_model import load
 from qlinear.studies import settings, workers
@@ -112,6 +112,8 @@ def study(args: argparse.Namespace) -> int:
     check_apart(args.out, [args.model, args.data])
     if args.scheduler and args.workers is not None:
         raise UnusableInput("--scheduler and --workers: a cluster has its own; leave one out")
+    if not (args.out / workers.JOURNAL).exists():
+        check_folder(args.out)
     asked = from_flags(args)
     processes = _processes(args)
     data = studies.read_data(model, args.data)

@@ -337,11 +337,12 @@ def _rows(plan: Plan, found: dict) -> list[Row]:
         places = [(setting.key, *batch) for batch in batches(plan, setting.images)]
         counts = {name: sum(found[place][name] for place in places) for name in COUNTS}
         differing: dict[str, list[int]] = {}
-        for place in places:
-            for name, (wrong, total) in found[place].get("differing", {}).items():
-                count = differing.setdefault(name, [0, 0])
-                count[0] += wrong
-                count[1] += total
+        for name in at.layers:  # in the network's order
+            pairs = [
+                pair for place in places if (pair := found[place].get("differing", {}).get(name))
+            ]
+            if pairs:
+                differing[name] = [sum(wrong for wrong, _ in pairs), sum(n for _, n in pairs)]
         left: dict[str, str] = {}
         if setting.section not in (EXACT, FILES):
             _, left = measure.computes(at, setting)
