@@ -3,10 +3,10 @@
     python scripts/hardware.py --data-dir DIR
 
 Writes models/hardware.json, which chapters 6 to 9 quote: accumulator widths, requantization in
-integers, bit widths, and analog arrays. It is a study as ``qlinear study`` makes it, of the settings
-in study/hardware.toml and of the network quantized anew with fewer bits. Each section says on how
-many test images it was measured: all 10,000 unless --images asks for fewer, but a tenth for the
-analog arrays. Takes about three quarters of an hour on two cores; what is finished is kept in
+integers, bit widths, and analog arrays. It is a study as ``qlinear study`` makes it, of the
+settings in study/hardware.toml and of the network quantized anew with fewer bits. Each section says
+on how many test images it was measured: all 10,000 unless --images asks for fewer, but a tenth for
+the analog arrays. Takes about three quarters of an hour on two cores; what is finished is kept in
 --work, so that a run that was stopped goes on.
 """
 
@@ -98,12 +98,14 @@ def analog(row: Row) -> dict:
 
 def order(setting: Setting) -> tuple:
     """The record's order: an analog chip's seeds side by side, roundings of a multiplier too."""
+    first = list(settings.KEYS).index(setting.section)
     if setting.section == "requantization":
-        return setting["multiplier_bits"], requantizers.ROUNDINGS.index(setting["rounding"])
+        rounding = requantizers.ROUNDINGS.index(setting["rounding"])
+        return first, setting["multiplier_bits"], rounding
     if setting.section == "analog":
         noise = tuple(setting[key] or 0 for key in ("sigma", "adc_noise"))
-        return noise, bool(setting["clip"]), -setting["adc_bits"], setting["seed"]
-    return ()
+        return first, noise, bool(setting["clip"]), -setting["adc_bits"], setting["seed"]
+    return (first,)
 
 
 def accuracy(row: Row) -> float:
