@@ -17,7 +17,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  (types of its own in arrays that are unpickled)
 import numpy as np
 import onnx
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 import qlinear
 from qlinear import engine, ort
@@ -313,9 +313,15 @@ def layer_call(
     return call
 
 
+@functools.cache
+def _threads() -> ThreadpoolController:
+    """The libraries of this process that have threads."""
+    return ThreadpoolController()
+
+
 def measured(content: bytes, setting: Setting, batch: Batch) -> tuple[dict, dict]:
     """What a worker does: the counts, and the versions that they were made with."""
-    with threadpool_limits(1):
+    with _threads().limit(limits=1):
         return measure(opened(content), setting, batch), versions()
 
 

@@ -12,20 +12,22 @@ from qlinear.studies.report import (
     SECTIONS,
     Series,
     exact_row,
+    head,
     measure_of,
     measured,
     most_sensitive,
     percent,
     points,
+    readings,
     score,
     sensitivity,
     series,
-    summary,
 )
 from qlinear.studies.settings import ALL_BUT, ALONE, Setting
 from qlinear.studies.study import Plan, Row
 
 # mid-tones that stand out on white and on near-black, from the palette of Okabe and Ito (2008)
+TEXT = ' class="text"'
 COLOURS = "#3b8bc8", "#d5711e", "#1e9e77", "#c06a9c", "#808080", "#a08a00"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
@@ -38,9 +40,11 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; white-space: nowrap; } td { white-space: nowrap; }
-td.text { text-align: left; white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; }
+td.text { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 tr.loss td { background: var(--soft); }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
+summary { cursor: pointer; padding: .4rem 0; }
 figcaption, .small { font-size: .9rem; opacity: .85; }
 code { overflow-wrap: anywhere; }
 """
@@ -49,7 +53,7 @@ code { overflow-wrap: anywhere; }
 def html(plan: Plan, rows: Sequence[Row]) -> str:
     """The page."""
     name = plan.network.file.path.name
-    parts = [_h(1, f"A hardware study of {name}"), *map(_p, summary(plan, rows))]
+    parts = [_h(1, f"A hardware study of {name}"), *map(_p, head(plan, rows))]
     if figures() is None:
         parts.append(
             _p("Figures need Matplotlib (pip install 'qlinear[study]'), and it was missing.")
@@ -85,11 +89,17 @@ def _table(
     head: Sequence[str], rows: Sequence[Sequence[object]], marked: Sequence[bool] = ()
 ) -> str:
     """A table of numbers; the first column and those headed "why" or "what" hold text."""
-    lines = ["<tr>" + "".join(f'<th scope="col">{_e(h)}</th>' for h in head) + "</tr>"]
+    lines = [
+        "<tr>"
+        + "".join(
+            f'<th scope="col"{TEXT if h in ("why", "what") else ""}>{_e(h)}</th>' for h in head
+        )
+        + "</tr>"
+    ]
     for i, row in enumerate(rows):
         kind = ' class="loss"' if marked and marked[i] else ""
         cells = "".join(
-            f'<td class="text">{_e(v)}</td>' if head[k] in ("why", "what") else f"<td>{_e(v)}</td>"
+            f"<td{TEXT if head[k] in ('why', 'what') else ''}>{_e(v)}</td>"
             for k, v in enumerate(row)
         )
         lines.append(f"<tr{kind}>{cells}</tr>")
@@ -124,6 +134,8 @@ def _section(plan: Plan, rows: Sequence[Row], section: str, members: list[Row]) 
     labelled, measure = plan.data.labels is not None, measure_of(plan)
     parts = [_h(2, SECTIONS[section]), _p(EXPLAINED[section])]
     lines = series(rows, section, labelled)
+    if said := readings(rows, section, labelled):
+        parts.append(f"<ul>{''.join(f'<li>{_e(sentence)}</li>' for sentence in said)}</ul>")
     for key in dict.fromkeys(line.key for line in lines):
         some = [line for line in lines if line.key == key]
         if drawing := _lines(some, exact_row(rows), measure, labelled):
@@ -148,10 +160,11 @@ def _section(plan: Plan, rows: Sequence[Row], section: str, members: list[Row]) 
     if changed:
         many = f"at most the first {_rounded(plan):,} images"
         parts += [
-            _h(3, "Elements changed, layer by layer"),
+            "<details><summary>Elements changed, layer by layer</summary>",
             _p(f"Percent of a layer’s output elements that differ from the exact ones, on {many}; "
                "each layer on exact inputs."),
             _elements(plan, changed),
+            "</details>",
         ]  # fmt: skip
     return parts
 
@@ -217,9 +230,10 @@ def _sensitivities(plan: Plan, rows: Sequence[Row]) -> list[str]:
             (name, points(it), f"{it.changed:,}", *_others(by_layer.get(ALL_BUT, {}).get(name)))
             for name, it in by_layer[ALONE].items()
         ]
+        parts.append("<details><summary>As a table</summary>")
         parts.append(_table(["layer", "alone, points", "images changed", "all but it, points",
                              "images changed"], table))  # fmt: skip
-        parts.append(f'<p class="small">{_e(f"On the first {images:,} images.")}</p>')
+        parts.append(f'<p class="small">{_e(f"On the first {images:,} images.")}</p></details>')
     return parts
 
 

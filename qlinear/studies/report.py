@@ -168,7 +168,7 @@ def series(rows: Sequence[Row], section: str, labelled: bool) -> list[Series]:
             s = row.setting
             if s.section != section or s.mode or (key == "multiplier_bits" and not s[key]):
                 continue
-            if key not in dict(s.values):
+            if key not in dict(s.values) or dict(s.values).get("seed"):  # of chips the first
                 continue
             rest = tuple((k, v) for k, v in s.values if k != key)
             groups.setdefault((rest, s.images), []).append(row)
@@ -212,7 +212,7 @@ def reading(line: Series, what: str) -> str:
         value, it = narrowest
         return (
             f"{_upper(line.name)}: at no width is a loss clear; at {value} {unit}, the fewest, the "
-            f"{what} differs by {points(it)} points from the exact network's."
+            f"{what} differs by {points(it)} points from the exact network's, {_others(it)}."
         )
     value, it = clear
     better = [one for one in line.points if one[0] > value]
@@ -224,9 +224,13 @@ def reading(line: Series, what: str) -> str:
     kept, same = better[0]
     return (
         f"{_upper(line.name)}: down to {kept} {unit} no loss is clear ({points(same)} points, "
-        f"{same.changed:,} of {same.images:,} images with another answer); at {value} it is: "
+        f"{_others(same)}); at {value} it is: "
         f"{points(it)} points."
     )
+
+
+def _others(it: Score) -> str:
+    return f"with another answer for {it.changed:,} of {it.images:,} images"
 
 
 def _upper(text: str) -> str:
@@ -234,9 +238,25 @@ def _upper(text: str) -> str:
 
 
 def summary(plan: Plan, rows: Sequence[Row]) -> list[str]:
-    """What the study says and what that rests on, a sentence or two a paragraph."""
+    """What the study says and what that rests on, as paragraphs."""
+    first, *rest, last = head(plan, rows)
+    labelled = plan.data.labels is not None
+    for section, name in SECTIONS.items():
+        clear = readings(rows, section, labelled)
+        rest += [f"{name}. {' '.join(clear)}"] if clear else []
+    return [first, *rest, last]
+
+
+def readings(rows: Sequence[Row], section: str, labelled: bool) -> list[str]:
+    """What the lines of a section say, a sentence each."""
+    what = "accuracy" if labelled else "agreement"
+    return [reading(line, what) for line in series(rows, section, labelled)]
+
+
+def head(plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """What holds for all of it, as paragraphs: the exact network, what is proven, what is not."""
     labelled, facts = plan.data.labels is not None, plan.facts
-    measure, first = measure_of(plan), rows[0]
+    first = rows[0]
     it = score(first.counts, labelled)
     checked = facts["checked"]
     same = (
@@ -272,12 +292,6 @@ def summary(plan: Plan, rows: Sequence[Row]) -> list[str]:
             f"Proven, for every input: an accumulator of {proven} bits holds each sum of the "
             f"{len(facts['layers'])} layers that vary, in any order, the bias included.{said}"
         )
-    for section in LINES:
-        clear = [reading(line, measure) for line in series(rows, section, labelled)]
-        if clear and section != "accumulators":
-            found.append(f"{SECTIONS[section]}. " + " ".join(clear))
-        elif clear:
-            found.append(" ".join(clear))
     found.append(
         f"A loss is called clear when it is more than {CLEAR} of its standard errors. One that is "
         "not clear may still be there: " + _would_be_seen(rows, labelled)

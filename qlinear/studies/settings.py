@@ -296,11 +296,13 @@ def _bit_widths(setting: Setting) -> str:
 
 
 def _analog(setting: Setting) -> str:
-    said = [f"{k} {v}" for k, v in setting.values if k not in ("design", "clip", "calibrated")]
+    apart = ("design", "clip", "calibrated", "seed")
+    said = [f"{k} {v}" for k, v in setting.values if k not in apart]
     named = [str(setting["design"])] if setting["design"] else []
     clip = ["clip"] if setting["clip"] else []
     ranges = [f"ranges of {setting['calibrated']} images"] if setting["calibrated"] else []
-    return ", ".join([*named, *said, *clip, *ranges]) or "ideal"
+    chip = [f"chip {setting['seed']}"] if setting["seed"] else []
+    return ", ".join([*named, *said, *clip, *ranges, *chip]) or "ideal"
 
 
 def _files(setting: Setting) -> str:
