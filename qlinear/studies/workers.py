@@ -8,6 +8,8 @@ computed them; a task whose worker is lost is done again by another.
 
 import json
 import os
+import signal
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -162,6 +164,19 @@ def here(
 
 
 @contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that are started here are not told of Ctrl-C: this one ends them, in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
 def client_of(workers: int, scheduler: str):
     """A client of a scheduler, or of as many processes on this machine.
 
@@ -172,13 +187,12 @@ def client_of(workers: int, scheduler: str):
     # one thread of BLAS each: the processes are what runs in parallel
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     if not scheduler:
-        with (
-            dask.LocalCluster(
+        with _uninterrupted():
+            cluster = dask.LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0,
                 dashboard_address=None, env=threads, silence_logs="CRITICAL",
-            ) as cluster,
-            dask.Client(cluster) as client,
-        ):  # fmt: skip
+            )  # fmt: skip
+        with cluster, dask.Client(cluster) as client:
             yield client
         return
     try:
