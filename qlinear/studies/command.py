@@ -128,6 +128,9 @@ def study(args: argparse.Namespace) -> int:
                 yield result
                 shown.update()
 
+    if args.workers is None and not (processes or args.scheduler):
+        note = "note: one process alone; with Dask there are several: pip install 'qlinear[study]'"
+        print(note, file=sys.stderr)
     rows = studies.run(plan, args.out, processes=processes, scheduler=args.scheduler, progress=bar)
     made = report.as_json(plan, rows), report.as_csv(plan, rows), page.html(plan, rows)
     for name, text in zip(OUTPUTS, made, strict=True):
@@ -152,6 +155,4 @@ def _processes(args: argparse.Namespace) -> int:
         return args.workers or 0
     if workers.there():
         return os.cpu_count() or 1
-    note = "note: one process alone; with Dask there are several: pip install 'qlinear[study]'"
-    print(note, file=sys.stderr)
     return 0

@@ -84,6 +84,7 @@ def measure_of(plan: Plan) -> str:
 
 
 def as_json(plan: Plan, rows: Sequence[Row]) -> str:
+    """All of it as JSON: what it rests on, facts of the network, and :func:`records`."""
     study = {
         "study": {
             "model_file": plan.network.file.path.name,
