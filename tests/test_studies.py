@@ -17,7 +17,7 @@ from networks import NETWORKS, quantized
 
 from qlinear import cli, engine, ort
 from qlinear.errors import UnusableInput
-from qlinear.hardware import accumulators, variants
+from qlinear.hardware import accumulators, requantizers, variants
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.operators import OPERATORS
@@ -637,3 +637,55 @@ def test_a_layer_of_a_network_is_the_convolution_that_it_is():
     for layer in layers.values():
         y = qc.stages(layer.as_image(values[layer.x_name]), layer.conv).y
         assert (layer.as_output(y, values[layer.x_name]) == values[layer.y_name]).all()
+
+
+# --- the book's own
+
+
+def test_the_books_settings_are_those_of_its_record(tmp_path):
+    """Every row of models/hardware.json, in its order, from a setting of study/hardware.py."""
+    from study import hardware
+
+    record = json.loads((MODELS / "hardware.json").read_text())
+    counts = dict.fromkeys(measure.COUNTS, 1)
+    asked = sorted(settings.read(hardware.SETTINGS), key=hardware.order)
+    for section, made_of in (
+        ("accumulators", hardware.accumulators),
+        ("requantization", hardware.requantization),
+        ("analog", hardware.analog),
+    ):
+        rows = [made_of(study.Row(s, counts, {}, {})) for s in asked if s.section == section]
+        kept = record[section]["rows"]
+        assert len(rows) == len(kept)
+        for ours, theirs in zip(rows, kept, strict=True):
+            assert list(ours) == list(theirs)
+            measured = ("accuracy", "differing")
+            assert all(ours[k] == theirs[k] for k in theirs if k not in measured), (ours, theirs)
+    said = [said for said, _ in hardware.narrower(tmp_path, MODELS)]
+    kept = [{k: v for k, v in row.items() if k != "accuracy"}
+            for row in record["bit_widths"]["rows"]]  # fmt: skip
+    assert said == kept
+    assert hardware.bounds(load(MODELS / "resnet8_int8.onnx")) == record["bounds"]
+
+
+def test_a_requantizer_is_that_of_the_chapters():
+    from study import hardware
+
+    model = load(MODELS / "resnet8_int8.onnx")
+    images, labels = load_samples()
+    data = study.Data("samples", {"image": images[:2]}, labels[:2])
+    asked = [s for s in settings.read(hardware.SETTINGS) if s.section == "requantization"][:2]
+    plan = study.plan(model, data, asked, batch=2)
+    at = measure.ready(plan.job)
+    values = engine.run(model, images[:2].astype(np.float32))
+    for setting in asked:
+        found = measure.measure(at, setting, study.batch_of(plan, 0, 2))["differing"]
+        for name, layer in at.layers.items():
+            acc = qc.stages(layer.as_image(values[layer.x_name]), layer.conv).acc
+            factor, zero = layer.conv.factor, layer.conv.y_zero_point
+            bits = setting["multiplier_bits"]
+            way = requantizers.fixed_point(factor, bits) if bits else None
+            parts = way or requantizers.power_of_two(factor)
+            y = requantizers.requantize_fixed(acc, *parts, zero, "half up")
+            wrong = layer.as_output(y, values[layer.x_name]) != values[layer.y_name]
+            assert found[name] == [int(wrong.sum()), wrong.size]
