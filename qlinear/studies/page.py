@@ -43,7 +43,8 @@ th { font-weight: 600; white-space: nowrap; } td { white-space: nowrap; }
 th.text, td.text { text-align: left; }
 td.text { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 tr.loss td { background: var(--soft); }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 1rem 0; overflow-x: auto; }
+figure svg { max-width: 100%; min-width: 32rem; height: auto; }
 summary { cursor: pointer; padding: .4rem 0; }
 figcaption, .small { font-size: .9rem; opacity: .85; }
 code { overflow-wrap: anywhere; }
@@ -222,7 +223,8 @@ def _sensitivities(plan: Plan, rows: Sequence[Row]) -> list[str]:
         parts += [_h(3, title), _p(most_sensitive(modes, labelled))]
         by_layer = {mode: {r.setting.layer: score(r.counts, labelled) for r in members}
                     for mode, members in modes.items()}  # fmt: skip
-        if drawing := _dots(by_layer, measure):
+        moved = any(it.changed for scores in by_layer.values() for it in scores.values())
+        if moved and (drawing := _dots(by_layer, measure)):
             caption = f"{measure}, in points from the exact network’s; bars: two paired standard "
             parts.append(_figure(drawing, f"{caption}errors to either side."))
         images = next(iter(by_layer[ALONE].values())).images
@@ -301,7 +303,7 @@ def _svg(fig, alt: str) -> str:
 
 def _figure(svg: str, caption: str) -> str:
     caption = caption[:1].upper() + caption[1:]
-    return f"<figure>{svg}<figcaption>{_e(caption)}</figcaption></figure>"
+    return f'<figure tabindex="0">{svg}<figcaption>{_e(caption)}</figcaption></figure>'
 
 
 def _lines(some: list[Series], exact: Row, measure: str, labelled: bool) -> str:

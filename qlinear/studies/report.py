@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qlinear.errors import printable
 from qlinear.studies.measure import COUNTS
-from qlinear.studies.settings import ALONE, EXACT, FILES, Setting
+from qlinear.studies.settings import ALL_BUT, ALONE, EXACT, FILES, Setting
 from qlinear.studies.study import Plan, Row
 
 CLEAR = 2  # standard errors from which a loss is called one
@@ -369,6 +369,10 @@ def most_sensitive(modes: dict[str, list[Row]], labelled: bool) -> str:
         layer = row.setting.layer
         if mode == ALONE and it.difference >= 0:
             said.append("Alone, no layer loses anything.")
+        elif mode == ALL_BUT and score(by_loss[0].counts, labelled).difference == it.difference:
+            said.append(
+                f"Whichever layer is left exact, the loss is the same: {points(it)} points."
+            )
         elif mode == ALONE:
             clear = "" if it.loses else ", which is no clear loss"
             said.append(f"Alone, {layer} costs most: {points(it)} points{clear}.")
