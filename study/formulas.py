@@ -239,12 +239,12 @@ def add_tflite(of: Pair) -> np.ndarray:
 
 
 def add_xnnpack(of: Pair) -> np.ndarray:
-    """Both terms times multipliers of at most 20 bits, added, shifted right, half up.
+    """Both terms times multipliers, the greater of 21 bits, added, shifted right, half up.
 
     Source: XNNPACK, src/microparams-init.c, xnn_init_qs8_add_minmax_scalar_params.
     """
     ratios = [F(s / of.scales[2]) for s in of.scales[:2]]
-    shift = 20 - int(np.frexp(max(ratios))[1] - 1) - 1
+    shift = 20 - (int(np.frexp(max(ratios))[1]) - 1)
     a, b = (int(np.rint(np.ldexp(np.float64(r), shift))) for r in ratios)
     total = (of.a.astype(np.int64) - of.zeros[0]) * a + (of.b.astype(np.int64) - of.zeros[1]) * b
     return _int8(requantizers.shift_right(total, np.int64(shift), "half up") + of.zeros[2])
@@ -409,7 +409,8 @@ FOUND = {
          "onnxruntime-qdq-uint8", "onnxruntime-qdq-uint8-x64quantprecision"), _ORT),
     "litert": of_engine("xnnpack-fp32", "xnnpack", "onnxruntime"),
     "litert-optimized": of_engine("tflite-optimized", "tflite", "tflite-optimized", FLOAT32),
-    # its dense layer rounds once, its convolution twice
+    # its dense layer rounds once (its factor is float64, which parts from 31 bits on none of these
+    # tensors: qlinear.tflite.reference.fully_connected), its convolution twice
     "litert-reference": {**of_engine("tflite", "tflite", "tflite"), "QGemm": "tflite-single"},
     "pytorch-fbgemm": of_engine("fbgemm, float bias", "pytorch", FLOAT32),
     "pytorch-qnnpack": of_engine("pytorch-qnnpack", "pytorch", FLOAT32),

@@ -42,7 +42,7 @@ from qlinear.operators.matmul_integer import matmul_integer
 from qlinear.operators.qlinear_add import fma
 from qlinear.ort import saturates_without_vnni
 from study.portability_cases import Case, Network, Operator, networks, operators
-from study.provenance import recorded, sha256
+from study.provenance import recorded, sha256, stored
 
 import onnxruntime
 
@@ -435,20 +435,6 @@ def measure(only: list[str], root: Path, kept: dict) -> dict:
     }  # fmt: skip
 
 
-def stored(path: Path) -> dict:
-    """The record as it is, of which what is not measured now is kept; empty where there is none.
-
-    Raises:
-        UnusableInput: the file is something else.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        raise UnusableInput(f"{path}: not a JSON record; name another with --out") from None
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -462,7 +448,7 @@ def main(argv: list[str] | None = None) -> None:
         if name not in known:
             raise UnusableInput(f"--only {name}: not one of {', '.join(known)}")
     check_file(args.out)
-    kept = stored(args.out) if args.only else {}
+    kept = stored(args.out, "stacks") if args.only else {}
     with tempfile.TemporaryDirectory() as temporary:
         root = (args.root or Path(temporary)).absolute()
         try:

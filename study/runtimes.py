@@ -68,7 +68,7 @@ from study import quantize
 from study import runtime_networks as networks
 from study.cifar10 import load_cifar10
 from study.engines import ENGINES, NOT_ASKED, Engine, version
-from study.provenance import recorded
+from study.provenance import recorded, stored
 
 # what each kernel was found to compute
 FOUND = {
@@ -253,16 +253,6 @@ def accumulators(models: Path) -> dict:
     return {"recorded": source, **measure(models), "found": FOUND}
 
 
-def stored(path: Path) -> dict:
-    """The record as it is, from which what is not measured now is kept."""
-    try:
-        return json.loads(path.read_text())
-    except OSError:
-        return {}
-    except ValueError:
-        raise UnusableInput(f"{path}: not a JSON record; name another with --out") from None
-
-
 def chosen(only: str) -> list[Engine]:
     """The engines to ask, from a list of names with commas; all where it is empty.
 
@@ -291,7 +281,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UnusableInput(f"--images is {args.images}: at least 1 needed")
     out = args.out or args.models / "runtimes.json"
     check_file(out)
-    engines, record = chosen(args.only), stored(out)
+    engines, record = chosen(args.only), stored(out, "network")
     model = load(args.models / quantize.MIXED)
     data = load_cifar10(args.data_dir, "test") if args.data_dir else None
     absent = {e.name: e.absent() for e in engines if e.absent()}

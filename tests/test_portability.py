@@ -117,9 +117,10 @@ def test_bad_options_are_refused_before_the_work(tmp_path):
         main(["--only", "386"])
     with pytest.raises(UnusableInput, match="none"):
         main(["--out", str(tmp_path / "none" / "p.json")])
-    (tmp_path / "file").write_text("not JSON")
-    with pytest.raises(UnusableInput, match="not a JSON record"):
-        main(["--only", "here", "--out", str(tmp_path / "file")])
+    for text in ("not JSON", "[]", '{"stacks": 3}'):
+        (tmp_path / "file").write_text(text)
+        with pytest.raises(UnusableInput, match="not a JSON record of this script"):
+            main(["--only", "here", "--out", str(tmp_path / "file")])
     with pytest.raises(UnusableInput, match=r"--root .*file: File exists"):
         main(["--root", str(tmp_path / "file"), "--out", str(tmp_path / "p.json")])
 

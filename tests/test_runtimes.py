@@ -10,6 +10,8 @@ from qlinear import ort
 from qlinear.errors import UnusableInput
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import from_proto, load
+from qlinear.tflite import reference, xnnpack
+from qlinear.tflite.arithmetic import Type
 from study import engines, formulas, quantize, runtimes
 from study import runtime_networks as networks
 from study.engines import ENGINES
@@ -106,6 +108,28 @@ def test_formulas_differ_where_they_should(model, tensors):
     node = model.node("block1_add_quant")
     shared, y = stage_1(model, node, tensors), tensors[node.outputs[0]]
     assert formulas.unlike(node.op_type, "wrapping", shared, y).mean() > 0.5
+
+
+def test_the_additions_are_those_of_the_tflite_kernels(model):
+    # on all pairs of inputs: the tensors of the record hold few of those that tell 20 bits from 21
+    every = np.arange(-128, 128).astype(np.int8)
+    a, b = np.repeat(every, 256), np.tile(every, 256)
+    told = 0
+    for node in model.of_type("QLinearAdd"):
+        of = model.arguments(node)
+        scales, zeros = ([of[f"{k}_{kind}"] for k in "ABC"] for kind in ("scale", "zero_point"))
+        pair = formulas.Pair(a, b, tuple(scales), tuple(map(int, zeros)))
+        types = [
+            Type("int8", a.shape, np.atleast_1d(s), np.atleast_1d(np.int64(z)))
+            for s, z in zip(scales, zeros, strict=True)
+        ]
+        for ours, theirs in (
+            (formulas.add_xnnpack, xnnpack.add), (formulas.add_tflite, reference.add),
+        ):  # fmt: skip
+            y = theirs(a, b, types=tuple(types[:2]), y_type=types[2])["y"]
+            assert (ours(pair) == y).all()
+            told += int((y != formulas.add_onnxruntime(pair)).sum())
+    assert told == 3  # XNNPACK's: 2, 0 and 1
 
 
 def test_the_bound_is_that_of_a_tie():
@@ -230,9 +254,10 @@ def test_rows_of_other_images_are_not_put_together(tmp_path, model):
     other["recorded"]["versions"]["numpy"] = "1.0"
     with pytest.raises(UnusableInput, match=r"another numpy \(1.0, now"):
         networks.merged(other, first)
-    (tmp_path / "out.json").write_text("not JSON")
-    with pytest.raises(UnusableInput, match="not a JSON record"):
-        runtimes.main(["--models", str(MODELS), "--out", str(tmp_path / "out.json")])
+    for text in ("not JSON", "[]", '{"network": 3}'):
+        (tmp_path / "out.json").write_text(text)
+        with pytest.raises(UnusableInput, match="not a JSON record of this script"):
+            runtimes.main(["--models", str(MODELS), "--out", str(tmp_path / "out.json")])
 
 
 def test_a_refusal_is_one_line():
