@@ -4,9 +4,10 @@
     python scripts/benchmark.py
 
 The committed networks by batch, with one thread each and with all cores; their convolutions beside
-onnx.reference's; a ResNet50 with random weights for several sizes of its image; and what `qlinear
-validate` takes, with its peak memory. Takes minutes. Writes models/benchmark.json, unless --out
-names another file. Other programs make the clock lie, so the time of the cores is recorded too.
+onnx.reference's; one layer on analog arrays, plainly and fast; a ResNet50 with random weights for
+several sizes of its image; and what `qlinear validate` takes, with its peak memory. Takes minutes.
+Writes models/benchmark.json, unless --out names another file. Other programs make the clock lie, so
+the time of the cores is recorded too.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from qlinear.errors import UnusableInput, run_command
 from qlinear.files import check_apart, write_text
-from study.benchmark import Layers, Run, as_json, machine, measure
+from study.benchmark import Layers, Run, Sums, as_json, machine, measure
 from study.provenance import recorded
 
 MODELS = Path("models/resnet8_int8.onnx"), Path("models/resnet8_uint8.onnx")
@@ -81,6 +82,12 @@ def line(one) -> str:
         return (
             f"{what}: ours {one.ours:.2f} ms, onnx.reference {one.reference:.0f} ms: "
             f"{one.times:.0f} x as fast; time of cores {one.cpu_times:.0f} x"
+        )
+    if isinstance(one, Sums):
+        what = f"{one.layer} on arrays, {one.array}, batch {one.batch}, {one.threads} threads"
+        return (
+            f"{what}: fast {one.fast:.2f} ms, plain {one.plain:.1f} ms: {one.times:.1f} x as fast; "
+            f"time of cores {one.cpu_times:.1f} x"
         )
     return (
         f"qlinear validate {one.model}, {one.image}: {one.verdict}, {one.elements:,} elements, "

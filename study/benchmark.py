@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,13 @@ from onnx.reference import ReferenceEvaluator
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from qlinear.compare import compare_arrays
-from qlinear.engine import compute, run
+from qlinear.engine import arguments, compute, run
 from qlinear.errors import UnusableInput
+from qlinear.hardware import analog, variants
+from qlinear.hardware.analog import Array
+from qlinear.hardware.converters import Converter
+from qlinear.hardware.devices import PCM, Device
+from qlinear.hardware.draws import Reads
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import Model, load
 from qlinear.operators import threads
@@ -54,6 +60,12 @@ seconds, cores = time.perf_counter() - start, used.ru_utime + used.ru_stime
 child.returncode = os.waitstatus_to_exitcode(status)
 print(json.dumps([child.returncode, seconds, cores, used.ru_maxrss]))
 """
+ARRAYS = {  # chapter 9's bits and slices
+    "perfect cells, 9-bit converters": Array(adc=Converter(9)),
+    "read noise, 9-bit converters": Array(adc=Converter(9, noise=0.5)),
+    "real cells, 9-bit converters": Array(adc=Converter(9), device=Device(PCM, on_off=100)),
+    "real cells, ideal converters": Array(device=Device(PCM, on_off=100)),
+}
 FORMS = {"QOperator": QuantFormat.QOperator, "QDQ": QuantFormat.QDQ}
 
 
@@ -116,6 +128,30 @@ class Validation:
     seconds: float
     cpu_seconds: float
     megabytes: float  # at most resident
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A layer's sums on an analog array, in the plain form and in the fast one: milliseconds."""
+
+    model: str
+    layer: str
+    array: str  # what its cells and converters do
+    batch: int
+    threads: int
+    plain: float
+    fast: float
+    plain_cpu: float  # time of all cores
+    fast_cpu: float
+    elements: int  # which are equal
+
+    @property
+    def times(self) -> float:
+        return self.plain / self.fast
+
+    @property
+    def cpu_times(self) -> float:
+        return self.plain_cpu / self.fast_cpu
 
 
 @contextmanager
@@ -230,6 +266,40 @@ def time_layers(model: Model, x: np.ndarray, count: int, seconds: float) -> Laye
     )
 
 
+def time_sums(model: Model, x: np.ndarray, layer: str, seconds: float) -> Iterator[Sums]:
+    """One layer on arrays of each kind (:data:`ARRAYS`), on the network's own activations.
+
+    Raises:
+        UnusableInput: the two forms differ.
+    """
+    node = model.node(layer)
+    inputs, *constants = arguments(model, node, run(model, x))
+    conv = variants.record_of(node.op_type, tuple(constants), node.attributes)
+    columns, rows, bias = variants.unsigned_products(inputs, conv)
+    for name, array in ARRAYS.items():
+        with limited(1):
+            plain, fast = (
+                partial(analog.array_sum, columns, rows, bias, array, Reads(seed=0), fast=form)
+                for form in (False, True)
+            )
+            check = compare_arrays(layer, fast(), plain())
+            if not check.equal:
+                raise UnusableInput(f"{model.path}, {name}: {check}")
+            (slow, slow_cpu), (quick, quick_cpu) = by_turns([plain, fast], seconds / len(ARRAYS))
+        yield Sums(
+            model=model.path.name,
+            layer=layer,
+            array=name,
+            batch=len(x),
+            threads=1,
+            plain=slow,
+            fast=quick,
+            plain_cpu=slow_cpu,
+            fast_cpu=quick_cpu,
+            elements=check.elements,
+        )
+
+
 def validated(path: Path, x: np.ndarray, macs: int, folder: Path) -> Validation:
     """Time and peak memory of the command on one file.
 
@@ -311,11 +381,12 @@ def measure(
     width: int,
     seconds: float,
     folder: Path,
-) -> Iterator[Run | Layers | Validation]:
+) -> Iterator[Run | Layers | Sums | Validation]:
     """All of it, one measurement after the other.
 
     Args:
-        models: committed networks, of images of 32x32; the first is also timed layer by layer.
+        models: committed networks, of images of 32x32; the first is also timed layer by layer, and
+            its last convolution on analog arrays.
         batches: numbers of images.
         sides: of the images of the ResNet50, from which its cost against size follows.
         width: of the ResNet50 (:func:`study.random_networks.resnet50`).
@@ -331,6 +402,8 @@ def measure(
                 yield time_run(model, x, count, seconds)
                 if path == models[0]:
                     yield time_layers(model, x, count, seconds)
+    first = load(models[0])
+    yield from time_sums(first, images[:4], first.of_type("QLinearConv")[-1].name, seconds)
     macs = multiplications(model, run(model, images[:1]))
     yield validated(models[0], images[:1], macs, folder)
     paths = write_resnet50(folder, width, max(sides))
@@ -343,9 +416,9 @@ def measure(
                 yield validated(path, noise(side), made.macs, folder)
 
 
-def as_json(found: list[Run | Layers | Validation]) -> dict:
+def as_json(found: list[Run | Layers | Sums | Validation]) -> dict:
     """The measurements by kind, in milliseconds, seconds and megabytes of three digits."""
-    kinds = {"runs": Run, "layers": Layers, "validations": Validation}
+    kinds = {"runs": Run, "layers": Layers, "arrays": Sums, "validations": Validation}
     return {
         name: [
             {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in asdict(f).items()}

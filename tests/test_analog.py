@@ -1,10 +1,13 @@
 """Analog arrays: exact where they are ideal, and wrong as their models say where they are not."""
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import sqrt
+from statistics import NormalDist, mean, stdev
 
 import numpy as np
 import pytest
@@ -12,10 +15,21 @@ from conftest import MODELS, needs
 
 from qlinear.engine import compute, run
 from qlinear.errors import UnusableInput
-from qlinear.hardware import analog, converters, cost, designs, devices, packed, variants
+from qlinear.hardware import (
+    analog,
+    converters,
+    cost,
+    designs,
+    devices,
+    draws,
+    fused,
+    packed,
+    variants,
+)
 from qlinear.hardware.analog import AMPLITUDE, FLIPPED, MAPPINGS, OFFSET, PAIR, PULSE_WIDTH, Array
 from qlinear.hardware.converters import Converter
 from qlinear.hardware.devices import DAY, INDEPENDENT, PCM, PROPORTIONAL, RRAM, Device
+from qlinear.hardware.draws import Reads
 from qlinear.inputs import load_samples
 from qlinear.operators import qlinear_conv as qc
 from study import analog as study_of_arrays
@@ -106,46 +120,188 @@ def test_every_mapping_and_input_is_exact(fast):
             assert (found == wanted).all(), array
 
 
-def test_counted_bits_are_the_plain_form():
+def form_of(array: Array, rows: np.ndarray) -> str:
+    """Which form :func:`analog.fast_totals` takes."""
+    tiles = analog.programmed(rows, array)
+    kind = analog.precision(tiles, array)
+    if fused.linear(array):
+        return "folded"
+    if packed.fits(array, tiles, kind):
+        return "packed"
+    return "fused" if fused.fits(array, kind) else "plain"
+
+
+def test_every_form_is_the_plain_form():
+    """The same accumulators, noise included, also one image at a time."""
     needs(packed.numba is not None, "numba")
-    columns, rows, bias = layer(np.random.default_rng(1))
-    lossy = 0
-    for mapping, dac_bits, bits in product(MAPPINGS, (1, 3, 8), (1, 5, 8, 12)):
-        for adc in (Converter(bits), Converter(bits, top=90.0, below=1)):
-            cell_bits = 1 if mapping == analog.TWOS_COMPLEMENT else 2
-            array = Array(
-                rows=100, cell_bits=cell_bits, mapping=mapping, dac_bits=dac_bits, adc=adc
-            )
-            assert packed.fits(array, analog.programmed(rows, array))
-            plain, counted = (
-                analog.array_sum(columns, rows, bias, array, fast=fast) for fast in (False, True)
-            )
-            assert (plain == counted).all(), array
-            lossy += (plain != rows @ columns + bias[:, None]).any()
-    assert lossy > 60  # not the exact ones alone
+    columns, rows, bias = layer(np.random.default_rng(1), M=5, taps=200, positions=7)
+    exact, found, lossy = rows @ columns + bias[:, None], Counter(), 0
+    cells = (
+        Device(),
+        Device(PCM, on_off=100, read_noise=True),
+        Device(RRAM, nonlinearity=1.0),
+        Device(on_off=100, wire=5e-5),
+    )
+    adcs = (
+        Converter(),
+        Converter(5),
+        Converter(9, noise=0.5),
+        Converter(8, top=90.0, below=1, noise=0.25),
+        Converter(noise=0.3),
+        Converter(8, gain=0.1),
+    )
+    every = list(product(MAPPINGS, (1, 3, 8), (False, True), cells, adcs))
+    for mapping, dac_bits, accumulate, device, adc in every[
+        ::5
+    ]:  # 5 divides none of the inner counts
+        cell_bits = 1 if mapping == analog.TWOS_COMPLEMENT else 2
+        shape = dict(mapping=mapping, cell_bits=cell_bits, dac_bits=dac_bits)
+        array = Array(accumulate=accumulate, device=device, adc=adc, **shape)
+        reads = Reads(seed=3, first=7)
+        plain, fast = (
+            analog.array_sum(columns, rows, bias, array, reads, fast=f) for f in (False, True)
+        )
+        assert (plain == fast).all(), array
+        later = analog.array_sum(columns[1:], rows, bias, array, replace(reads, first=8))
+        assert (later == fast[1:]).all(), array
+        found[form_of(array, rows)] += 1
+        lossy += (plain != exact).any()
+    assert min(found[form] for form in ("folded", "packed", "fused", "plain")) >= 5, found
+    assert lossy > 70  # not the exact ones alone
+
+
+def test_the_folded_product_is_within_float64_of_the_plain_form():
+    """Both round at the end; what they round differs at most in the last bits, by order of sums."""
+    columns, rows, _ = layer(np.random.default_rng(16), taps=576)
+    for mapping in MAPPINGS:
+        cell_bits = 1 if mapping == analog.TWOS_COMPLEMENT else 2
+        aged = Device(PCM, on_off=100, seconds=DAY)  # the correction is a factor of many digits
+        array = Array(mapping=mapping, cell_bits=cell_bits, device=aged)
+        tiles = analog.programmed(rows, array)
+        plain = analog.totals(columns, tiles, array, None) + analog.known(columns, tiles)
+        whole = fused.folded(columns, tiles, array, analog.fed_values(array))
+        assert 0 < np.abs(plain - whole).max() < 1e-6  # of sums of up to 2**22
+
+
+def test_threads_change_no_number(model):
+    needs(packed.numba is not None, "numba")
+    node = model.node("block3_conv2_quant")
+    rows = model.conv(node).w.reshape(64, -1).astype(np.int32)
+    columns, bias = np.random.default_rng(17).integers(0, 256, (6, 576, 9)), np.zeros(64, np.int32)
+    noisy = replace(BOOK, adc=Converter(9, noise=0.5))
+    whole = analog.array_sum(columns, rows, bias, noisy, Reads(1))
+    with ThreadPoolExecutor(3) as pool:
+        parts = pool.map(
+            lambda n: analog.array_sum(columns[n : n + 2], rows, bias, noisy, Reads(1, n)),
+            (4, 0, 2),
+        )
+        last, first, middle = parts
+    assert (np.concatenate([first, middle, last]) == whole).all()
 
 
 def test_without_numba_the_plain_form_runs(monkeypatch):
     columns, rows, bias = layer(np.random.default_rng(2))
-    before = analog.array_sum(columns, rows, bias, BOOK)
+    noisy = replace(BOOK, adc=Converter(9, noise=0.5))
+    before = [analog.array_sum(columns, rows, bias, a, Reads(0)) for a in (BOOK, noisy)]
     monkeypatch.setattr(packed, "numba", None)
-    assert not packed.fits(BOOK, analog.programmed(rows, BOOK))
-    assert (analog.array_sum(columns, rows, bias, BOOK) == before).all()
+    assert form_of(BOOK, rows) == form_of(noisy, rows) == "plain"
+    after = [analog.array_sum(columns, rows, bias, a, Reads(0)) for a in (BOOK, noisy)]
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
 
 
-def test_what_cannot_be_counted_is_not():
+def test_which_form_is_taken():
     needs(packed.numba is not None, "numba")
     _, rows, _ = layer(np.random.default_rng(2))
-    others = [
-        replace(BOOK, device=Device(PCM)),
-        replace(BOOK, device=Device(on_off=10)),
-        replace(BOOK, adc=Converter(9, noise=0.1)),
-        replace(BOOK, adc=Converter(9, gain=0.1)),
-        replace(BOOK, accumulate=True),
-        replace(BOOK, device=Device(nonlinearity=1.0)),
-    ]
-    for array in others:
-        assert not packed.fits(array, analog.programmed(rows, array))
+    for array, form in (
+        (BOOK, "packed"),
+        (replace(BOOK, adc=Converter(9, noise=0.1)), "packed"),
+        (replace(BOOK, device=Device(PCM)), "fused"),
+        (replace(BOOK, device=Device(on_off=10)), "fused"),
+        (replace(BOOK, accumulate=True), "fused"),
+        (replace(BOOK, dac_bits=8), "fused"),  # products are faster there
+        (replace(BOOK, adc=Converter(9, gain=0.1)), "plain"),
+        (Array(device=Device(PCM)), "folded"),
+        (Array(adc=Converter(noise=0.1)), "plain"),
+        (replace(BOOK, adc=Converter(17, noise=1e9)), "plain"),  # codes past what float32 adds
+        (replace(BOOK, adc=Converter(16, noise=1e9)), "packed"),
+    ):
+        assert form_of(array, rows) == form, array
+
+
+# --- noise ------------------------------------------------------------------------------------
+
+
+def drawn(
+    key: tuple[int, int], image: int, position: int, positions: int, begin: int, columns: int
+):
+    """Draws of one position's columns, in Python's integers."""
+
+    def mixed(z: int) -> int:
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    golden, table = 0x9E3779B97F4A7C15, draws.table()
+    place = (key[1] + image) * positions + position
+    start = mixed((key[0] + (place + 1) * golden) % 2**64)
+    half = (columns + 1) // 2
+    words = [mixed((start + (begin + k + 1) * golden) % 2**64) for k in range(half)]
+    words = [*words, *(word >> 32 for word in words)][:columns]
+    return np.array([table[w % 4096] + table[(w >> 12) % 4096] for w in words])
+
+
+def test_draws_are_those_of_their_definition():
+    # the first number of SplitMix64 from seed 0, as its author publishes it
+    assert draws.mixed(np.array([draws.GOLDEN], np.uint64))[0] == 0xE220A8397B1DCDAF
+    key = draws.key_of(Reads(5, first=3), 99)
+    found = draws.normals(draws.bases(key, 2, 4), begin=6, columns=7)
+    assert found.dtype == np.float32 and found.shape == (2, 7, 4)
+    for image, position in product(range(2), range(4)):
+        assert (found[image, :, position] == drawn(key, image, position, 4, 6, 7)).all()
+
+
+def test_draws_are_gaussian():
+    normal, table = NormalDist(), draws.table().astype(np.float64)
+    # of all 2**24 pairs of entries, so no sample decides
+    for z in np.linspace(-5, 5, 401):
+        share = np.searchsorted(table, z - table, side="right").mean() / draws.ENTRIES
+        assert abs(share - normal.cdf(z)) < 2e-4
+        if -4.5 <= z < 0:
+            near = 0.01 if z >= -3.5 else 0.05 if z >= -4 else 0.2
+            assert abs(share / normal.cdf(z) - 1) < near, z
+    assert 2 * np.mean(table**2) == pytest.approx(1, abs=1e-7)
+    fourth = 2 * np.mean(table**4) + 6 * np.mean(table**2) ** 2
+    assert fourth == pytest.approx(3, abs=0.0005)
+    assert 5.3 < 2 * table.max() < 5.4
+
+
+def test_draws_do_not_depend_on_each_other():
+    keys = [draws.key_of(Reads(seed), layer) for seed, layer in product(range(2), range(2))]
+    found = np.stack(
+        [draws.normals(draws.bases(key, 20, 50), begin, 50) for key in keys for begin in (0, 25)]
+    )  # (8, images, columns, positions)
+    assert found.size == 400_000
+    assert abs(found.mean()) < 4 / np.sqrt(found.size)
+    assert abs(found.std() - 1) < 4 / np.sqrt(2 * found.size)
+    counts = np.bincount((np.vectorize(NormalDist().cdf)(found[0]) * 20).astype(int).ravel())
+    expected = found[0].size / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 45  # chi squared, 19 degrees: p = 0.0007
+    for axis in range(4):
+        for lag in (1, 2):
+            a = np.take(found, range(found.shape[axis] - lag), axis)
+            b = np.take(found, range(lag, found.shape[axis]), axis)
+            for one, other in ((a, b), (a**2, b**2)):
+                r = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+                assert abs(r) < 4.5 / np.sqrt(a.size), (axis, lag)
+    low, high = found[:, :, :25], found[:, :, 25:]  # the halves of the same words
+    assert abs(np.corrcoef(low.ravel(), high.ravel())[0, 1]) < 4.5 / np.sqrt(low.size)
+
+
+def test_a_generator_gives_other_noise_at_every_call():
+    rng = np.random.default_rng(0)
+    assert len({draws.key_of(rng, 0)[0] for _ in range(100)}) == 100
+    assert draws.key_of(Reads(1), 0) == draws.key_of(Reads(1), 0) != draws.key_of(Reads(2), 0)
+    assert draws.key_of(Reads(1), 0)[0] != draws.key_of(Reads(1), 1)[0]
 
 
 # --- mapping ----------------------------------------------------------------------------------
@@ -264,12 +420,15 @@ def test_a_zero_point_that_is_not_the_least(model, values):
 
 
 def test_the_settings_of_the_stored_study_mean_what_they_meant():
-    """models/hardware.json was measured with these sums: an offset, slices of 2 bits, bits."""
+    """models/hardware.json was measured with these sums: an offset, slices of 2 bits, bits.
+
+    Its read noise was NumPy's; the draws are others now, of the same distribution.
+    """
     columns, rows, bias = layer(np.random.default_rng(5), taps=200)
     rows_of_arrays = 128
 
     def plainly(adc_bits, clip=None, read_noise=0.0, cell_noise=0.0, seed=0):
-        rng = np.random.default_rng(7)
+        key = int(np.random.default_rng(7).integers(1 << 64, dtype=np.uint64)), 0
         cells = analog.cell_slices(rows, 2)
         crc = analog.zlib.crc32(rows)
         noise = np.random.default_rng([seed, crc]).standard_normal(cells.shape, np.float32)
@@ -280,7 +439,12 @@ def test_the_settings_of_the_stored_study_mean_what_they_meant():
             tile = slice(start, start + rows_of_arrays)
             counts = cells.reshape(-1, 200)[:, tile] @ planes[:, tile]
             if read_noise:
-                counts += rng.standard_normal(counts.shape, np.float32) * np.float32(read_noise)
+                noise = [
+                    drawn(key, image, p, 12, 32 * (8 * (start > 0) + b), 64)
+                    for image, b, p in product(range(2), range(8), range(12))
+                ]
+                noise = np.stack(noise).reshape(2, 96, 64).swapaxes(1, 2)
+                counts += noise * np.float32(read_noise)
             top = 2**adc_bits - 1
             step = max(1.0, (clip or min(rows_of_arrays, 200 - start) * 3) / top)
             codes = np.rint(np.clip(counts / np.float32(step), 0, top)).reshape(2, 4, 16, 8, 12)
@@ -463,12 +627,14 @@ def test_read_noise_of_cells_has_the_variance_of_its_parts():
         rows=64, mapping=PAIR, cell_bits=8, dac_bits=8, device=Device(PCM, read_noise=True)
     )
     (tile,) = analog.programmed(rows, array)
-    inputs, rng = analog.fed(columns, array), np.random.default_rng(0)
-    drawn = np.stack([analog.counts_of(tile, inputs, array, rng) for _ in range(4000)])
+    inputs = analog.fed(columns, array)
+    starts = [draws.bases(draws.key_of(Reads(seed), 0), 2, 3) for seed in range(4000)]
+    drawn = np.stack([analog.counts_of(tile, inputs, array, s) for s in starts])
     wanted = np.sqrt((tile.variance[0, 0][None, :, None] * columns.astype(float) ** 2).sum(axis=1))
     assert drawn.std(axis=0).reshape(wanted.shape) == pytest.approx(wanted, rel=0.05)
     # one cell at full conductance: 0.88% for each read, times the 1/f factor of 20 s
-    variance = devices.read_variance(np.array([127.0]), 127.0, Device(PCM))
+    full = np.array([127.0])
+    variance = devices.read_variance(full, full, 127.0, Device(PCM))
     factor = np.log((20 + 250e-9) / (2 * 250e-9))
     assert variance == pytest.approx((0.0088 * 127) ** 2 * factor)
 
@@ -558,6 +724,8 @@ def test_one_conversion_for_all_digits():
         (lambda: Converter(shared=0), "shared is 0"),
         (lambda: Converter(noise=float("nan")), "noise is nan"),
         (lambda: Converter(gain=0.1), "give its bits"),
+        (lambda: Reads(-1), "seed is -1: 0 or more"),
+        (lambda: Reads(0, first=-2), "first is -2"),
         (lambda: Device("perfect"), "programming is 'perfect': one of independent"),
         (lambda: Device(on_off=1.0), "on_off is 1.0"),
         (lambda: Device(INDEPENDENT, sigma=-1.0), "sigma is -1.0"),
@@ -671,15 +839,78 @@ def test_prices_against_published_totals():
 
 def test_the_stored_study_is_of_these_settings_and_prices(model):
     stored = json.loads((MODELS / "analog.json").read_text())
-    settings = list(study_of_arrays.converters())
-    assert [row["setting"] for row in stored["converters"]] == [s.name for s in settings]
-    for row, setting in zip(stored["converters"], settings, strict=True):
-        assert study_of_arrays.price(model, setting).items() <= row.items(), setting.name
-        assert len(row["accuracy"]) == setting.chips
-    kinds = [(m, e, s.chips) for m, e, s in study_of_arrays.mappings()]
-    rows = [(r["mapping"], r["error"], len(r["accuracy"])) for r in stored["mappings"]]
-    assert rows == kinds
+    whole = stored["recorded"]["data"]["images"]
+    for kind, section in study_of_arrays.SECTIONS.items():
+        for row, (head, setting) in zip(stored[kind], section(), strict=True):
+            assert head.items() <= row.items()
+            assert len(row["accuracy"]) == setting.chips
+            assert row["images"] <= whole and (setting.chips > 1 or row["images"] == whole)
+            assert row["mean"] == pytest.approx(np.mean(row["accuracy"]), abs=1e-4)
+            exact = stored["exact"][str(row["images"])]
+            assert row["lost"] == pytest.approx(exact - row["mean"], abs=1e-4)
+            if kind == "converters":
+                assert study_of_arrays.price(model, setting).items() <= row.items()
     # what loses nothing scores what the exact network does
-    exact = {row["setting"]: row["accuracy"] for row in stored["converters"]}
+    lost = {row["setting"]: (row["lost"], row["se_of_lost"]) for row in stored["converters"]}
     for name in ("ISAAC", "bit-serial, 9 bits, clipping", "SRAM, at most 255 rows on"):
-        assert exact[name] == [stored["exact"]]
+        assert lost[name] == (0, 0)
+
+
+def test_standard_errors_by_hand():
+    exact = np.array([1, 1, 1, 0, 1, 0, 1, 1])
+    hits = np.array([[1, 1, 0, 0, 1, 0, 1, 1], [1, 0, 0, 0, 1, 1, 1, 0]])
+    found = study_of_arrays.accuracy(hits, exact)
+    assert found["accuracy"] == [0.625, 0.5] and found["mean"] == 0.5625
+    of_chips = 0.125 / 2  # half the difference, as for any two
+    assert found["se_of_chips"] == of_chips
+    per_image = [1, 0.5, 0, 0, 1, 0.5, 1, 0.5]
+    assert found["se"] == pytest.approx(sqrt(of_chips**2 + stdev(per_image) ** 2 / 8), abs=1e-5)
+    lost = [0, 0.5, 1, 0, 0, -0.5, 0, 0.5]
+    assert found["lost"] == mean(lost)
+    assert found["se_of_lost"] == pytest.approx(sqrt(of_chips**2 + stdev(lost) ** 2 / 8), abs=1e-5)
+    one = study_of_arrays.accuracy(hits[:1], exact)
+    assert one["se"] == pytest.approx(sqrt(0.625 * 0.375 / 7), abs=1e-5)  # the binomial's
+    assert one["se_of_chips"] == 0 and one["lost"] == 0.125
+
+
+class Ended(Exception):
+    """Stands for whatever ends a run."""
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_bytes(tmp_path, model, monkeypatch):
+    images = np.concatenate([load_samples()[0]] * 2)
+    data = images, np.arange(len(images)) % 10
+    noisy = replace(designs.ISAAC, adc=Converter(8, noise=0.5))
+    small = {
+        "widths": lambda: [({"adc_bits": 6}, study_of_arrays.Setting(designs.ISAAC))],
+        "noises": lambda: [({"sigma": 0.5}, study_of_arrays.Setting(noisy))],
+    }
+    monkeypatch.setattr(study_of_arrays, "load_cifar10", lambda *_: data)
+    monkeypatch.setattr(study_of_arrays, "SECTIONS", small)
+    monkeypatch.setattr(study_of_arrays, "BLOCK", 4)
+    (tmp_path / "kept").mkdir()
+    out = [f"--out={tmp_path / name}" for name in ("whole.json", "parts.json")]
+    options = f"--data-dir=. --models={MODELS} --images=9 --noisy-images=6 --workers=2".split()
+    study_of_arrays.main([*options, out[0]])
+    calls = iter(range(5))
+
+    def ends(*args):
+        if next(calls, None) is None:
+            raise Ended
+        return run(*args)
+
+    kept = f"--cache={tmp_path / 'kept'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(study_of_arrays, "run", ends)
+        with pytest.raises(Ended):
+            study_of_arrays.main([*options, kept, out[1]])
+    assert 0 < sum(file.stat().st_size for file in (tmp_path / "kept").iterdir()) < 9 + 9 + 30
+    study_of_arrays.main([*options, kept, out[1]])
+    texts = [(tmp_path / name).read_bytes() for name in ("whole.json", "parts.json")]
+    assert texts[0] == texts[1]
+    whole = json.loads(texts[0])
+    assert whole["noises"][0]["images"] == 6 and whole["widths"][0]["images"] == 9
+    with pytest.raises(UnusableInput, match="--noisy-images is 10: 1 to 9 needed"):
+        study_of_arrays.main([*options, "--noisy-images=10", out[0]])
+    with pytest.raises(UnusableInput, match="--workers is 0"):
+        study_of_arrays.main([*options, "--workers=0", out[0]])

@@ -30,6 +30,10 @@ def test_the_benchmark_measures_and_records_all_of_it(tmp_path):
     assert done.stdout.count("onnx.reference") == len(record["layers"])
     assert done.stdout.count("qlinear validate") == len(record["validations"]) == 4
     assert record["runs"][0]["macs"] == 12_501_632
+    assert done.stdout.count("on arrays") == len(record["arrays"]) == len(benchmark.ARRAYS)
+    for sums in record["arrays"]:
+        assert min(sums[k] for k in ("plain", "fast", "plain_cpu", "fast_cpu")) > 0
+        assert sums["layer"] == "block3_conv2_quant" and sums["elements"] == 4 * 64 * 64
 
 
 def check_benchmark(record: dict, batches: list[int], sides: list[int]) -> None:
@@ -97,6 +101,15 @@ def test_a_benchmark_of_networks_that_differ_is_refused(monkeypatch):
     x = load_samples()[0][:1].astype(np.float32)
     with pytest.raises(UnusableInput, match="10 of 10 elements differ"):
         benchmark.time_run(load(MODELS / "resnet8_int8.onnx"), x, 1, 0)
+
+
+def test_forms_of_an_array_that_differ_are_no_measurement(monkeypatch):
+    real = benchmark.analog.array_sum
+    wrong = lambda *args, fast: real(*args, fast=fast) + fast  # noqa: E731
+    monkeypatch.setattr(benchmark.analog, "array_sum", wrong)
+    model, x = load(MODELS / "resnet8_int8.onnx"), load_samples()[0][:1].astype(np.float32)
+    with pytest.raises(UnusableInput, match=r"perfect cells.*4096 of 4096 elements differ"):
+        next(benchmark.time_sums(model, x, "block3_conv2_quant", 0))
 
 
 @pytest.mark.parametrize("long, warmed", ((999, ["b"]), (1999, [])))

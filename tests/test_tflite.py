@@ -11,6 +11,7 @@ from conftest import MODELS, needs
 from tflite_graphs import graph, operator, random_network, tensor
 
 from qlinear import cli
+from qlinear.dumps import read_file
 from qlinear.errors import Refused, Unsupported, UnusableInput
 from qlinear.inputs import Feed, read_feeds
 from qlinear.operators.qlinear_add import qlinear_add
@@ -455,6 +456,10 @@ def test_several_graphs_and_states_are_refused(tmp_path):
                 [operator("ADD", ["x", "s"], ["y"], "AddOptions")], ["x"], ["y"])  # fmt: skip
     with pytest.raises(UnusableInput, match="its input s is not defined: a state, or a damaged"):
         load(saved(tmp_path, raw))
+    raw = graph([tensor("x", (1, -4), scale=1.0), tensor("y", (1, 4), scale=1.0)],
+                [operator("ADD", ["x", "x"], ["y"], "AddOptions")], ["x"], ["y"])  # fmt: skip
+    with pytest.raises(UnusableInput, match=r"input x has shape \(1, -4\)"):
+        load(saved(tmp_path, raw))
     with pytest.raises(UnusableInput, match=r"not a file of TensorFlow Lite \(it does not say"):
         load(saved(tmp_path, b"not a model at all"))
     with pytest.raises(UnusableInput, match="no such file"):
@@ -466,6 +471,17 @@ def test_without_litert_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(UnusableInput, match=r"m\.tflite: .*pip install 'qlinear\[tflite\]'"):
         cli.main(["validate", str(path)])
+
+
+def test_a_window_that_is_only_a_number_is_not_walked(tmp_path, capsys):
+    raw = graph(
+        [tensor("x", (1, 4, 4, 1), scale=1), tensor("y", (1, 4, 4, 1), scale=1)],
+        [operator("AVERAGE_POOL_2D", ["x"], ["y"], "Pool2DOptions", strideH=1, strideW=1,
+                  filterHeight=60000, filterWidth=60000)], ["x"], ["y"],
+    )  # fmt: skip
+    assert cli.main(["validate", str(saved(tmp_path, raw))]) == 3
+    said = capsys.readouterr().out
+    assert "AVERAGE_POOL_2D: kernel (60000, 60000): up to 65536 taps needed: 1 (y)" in said
 
 
 # --- the commands
@@ -667,6 +683,20 @@ def test_diagnose_finds_what_was_computed_otherwise(tmp_path, capsys):
     assert cli.main(["diagnose", str(path), str(tmp_path / "y.npy"), "--json"]) == 1
     record = json.loads(capsys.readouterr().out)
     assert record["first"] == "y" and record["explained"] == []
+
+
+def test_a_wider_word_is_one_element_or_refused(tmp_path):
+    values = np.int8([[[[-128], [-1]], [[0], [127]]]])
+    for text, fits in (("ffffff80 ffffffff 00000000 0000007f", True), ("80 ff 00 7f", True),
+                       ("00000080 ffffffff 00000000 0000007f", False)):  # fmt: skip
+        path = tmp_path / "y.hex"
+        path.write_text(text.replace(" ", "\n"))
+        (raw,) = read_file(path)
+        if fits:
+            assert (diagnosis.fitted(raw, values, "NHWC") == values).all()
+        else:
+            with pytest.raises(UnusableInput, match="more than one int8; one a line needed"):
+                diagnosis.fitted(raw, values, "NHWC")
 
 
 @pytest.mark.parametrize("seed", [2, 3, 4])

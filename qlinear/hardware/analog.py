@@ -30,9 +30,10 @@ from functools import lru_cache
 import numpy as np
 
 from qlinear.errors import UnusableInput
-from qlinear.hardware import devices, packed
+from qlinear.hardware import devices, draws, fused, packed, wires
 from qlinear.hardware.converters import Converter, convert, errors_of
 from qlinear.hardware.devices import Device
+from qlinear.hardware.draws import Noise
 
 OFFSET, FLIPPED, PAIR = "offset", "flipped", "pair"
 TWO_CONVERTERS, TWOS_COMPLEMENT = "two converters", "two's complement"
@@ -40,6 +41,7 @@ MAPPINGS = OFFSET, FLIPPED, PAIR, TWO_CONVERTERS, TWOS_COMPLEMENT
 AMPLITUDE, PULSE_WIDTH = "amplitude", "pulse width"
 RAISED = 128  # makes an int8 weight an unsigned 8-bit number
 INPUT_BITS = 8
+EXACT = 1 << 24  # integers up to here are float32
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Array:
     """The crossbars, what feeds them, and what reads them."""
 
     rows: int = 128  # inputs that one column adds
-    columns: int = 128  # of one crossbar; they decide how many of them a layer takes, no number
+    columns: int = (
+        128  # of one crossbar: how many of them a layer takes, and how long a word line is
+    )
     cell_bits: int = 2  # bits of a weight that one cell holds
     mapping: str = OFFSET
     balanced: bool = False  # tiles of nearly equal height, instead of full ones and a rest
@@ -78,6 +82,22 @@ class Array:
     def digits(self) -> int:
         """How many digits an input has."""
         return -(-INPUT_BITS // self.dac_bits)
+
+    @property
+    def conversions(self) -> int:
+        """How many of these digits have a conversion of their own."""
+        return 1 if self.accumulate else self.digits
+
+    @property
+    def places(self) -> int:
+        """What a count is worth in all digits together."""
+        return sum(1 << self.dac_bits * digit for digit in range(self.conversions))
+
+    @property
+    def whole_sums(self) -> bool:
+        """Whether codes of all digits, shifted and added, are exact in float32."""
+        low, high = self.adc.codes(self.signed)
+        return max(high, -low) * self.places < EXACT
 
     @property
     def signed(self) -> bool:
@@ -272,15 +292,15 @@ def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Ti
         now = cells[..., part]
         worth, per_input = lines.worth[:, :, t], lines.per_input[:, t]
         if device.corrected and start is not cells:
-            # read with every word line on, then and now (Joshi et al. 2020)
+            # read with every word line on, then and now (see devices)
             worth = worth * (start[..., part].sum(dtype=float) / now.sum(dtype=float))
         if not array.signed:  # what cells conduct when they hold 0 is known too
             per_input = per_input - base * worth.sum(axis=0)
         variance = None
         if device.read_noise:
-            variance = devices.read_variance(now, lines.levels + base, device).sum(axis=0)
-        if device.wire:
-            now = devices.through_wire(now, lines.levels + base, device.wire)
+            then = start[..., part]
+            variance = devices.read_variance(then, now, lines.levels + base, device).sum(axis=0)
+        now = wires.through(now, lines.levels + base, device, array.columns)
         held = now[0] - now[1] if array.signed else now[0]
         errors = None if array.adc.alike else errors_of(worth.shape, array.adc, rng)
         greatest = greatest_count(part.stop - part.start, lines.levels, array)
@@ -304,27 +324,65 @@ def fed(columns: np.ndarray, array: Array) -> np.ndarray:
     return digits.transpose(1, 2, 0, 3)
 
 
-def precision(tiles: list[Tile]) -> type:
-    """The narrowest float type that holds every sum of counts: integers up to 2**24, or more."""
-    return np.float32 if max(tile.greatest for tile in tiles) * 255 < 1 << 24 else np.float64
+def fed_values(array: Array) -> np.ndarray:
+    """What :func:`fed` makes of each of the 256 inputs: float32 (digits, 256)."""
+    every = np.arange(256, dtype=np.int32).reshape(1, 256, 1)
+    return np.ascontiguousarray(fed(every, array)[0, :, :, 0].T)
 
 
-def counts_of(tile: Tile, inputs: np.ndarray, array: Array, rng) -> np.ndarray:
+def precision(tiles: list[Tile], array: Array) -> type:
+    """The float type of the counts: the narrowest that holds the sums of whole ones exactly.
+
+    That is float32 up to 2**24. Where no converter rounds, float64.
+    """
+    small = max(tile.greatest for tile in tiles) * array.places < EXACT
+    return np.float32 if small and array.adc.bits is not None else np.float64
+
+
+def counts_of(
+    tile: Tile, inputs: np.ndarray, array: Array, starts: np.ndarray | None, begin: int = 0
+) -> np.ndarray:
     """What the converters of a tile see: (N, lines, M, digits, positions), in levels.
 
     Args:
         inputs: (N, rows, digits, positions), from :func:`fed`.
+        starts: from :func:`qlinear.hardware.draws.bases`; None where nothing is drawn.
+        begin: words of noise that the tiles before took.
     """
     n, height, digits, positions = inputs.shape
     flat = inputs.reshape(n, height, -1)
     counts = tile.held.reshape(-1, height).astype(flat.dtype) @ flat
-    if tile.variance is not None:
-        spread = tile.variance.reshape(-1, height).astype(flat.dtype) @ flat**2
-        counts += devices.count_noise(counts.shape, spread, rng)
-    if array.adc.noise:
-        draws = rng.standard_normal(counts.shape, np.float32)
-        counts += draws * np.float32(array.adc.noise)
+    if not array.quiet:
+        columns = len(tile.worth.ravel())
+        words = draws.halves(columns)
+        drawn = [draws.normals(starts, begin + d * words, columns) for d in range(digits)]
+        drawn = np.stack(drawn, axis=2).reshape(counts.shape)
+        deviation = flat.dtype.type(array.adc.noise)
+        if tile.variance is not None:
+            spread = tile.variance.reshape(-1, height).astype(flat.dtype) @ flat**2
+            deviation = np.sqrt(spread + deviation * deviation)
+        counts += drawn * deviation
     return counts.reshape(n, *tile.worth.shape, digits, positions)
+
+
+def words_of(tiles: list[Tile], array: Array) -> int:
+    """How many words of noise each tile takes."""
+    return array.conversions * draws.halves(tiles[0].worth.size)
+
+
+def key_of(rows: np.ndarray, array: Array, noise: Noise | None) -> tuple[int, int] | None:
+    """The key of a layer's noise, None where nothing is drawn.
+
+    Raises:
+        UnusableInput: noise is asked for without a source.
+    """
+    if array.quiet:
+        return None
+    if noise is None:
+        raise UnusableInput(
+            "conversions draw noise but rng is missing: pass numpy.random.default_rng()"
+        )
+    return draws.key_of(noise, zlib.crc32(np.ascontiguousarray(rows, np.int32).tobytes()))
 
 
 def observed(
@@ -332,16 +390,21 @@ def observed(
     rows: np.ndarray,
     array: Array,
     share: float = 1.0,
-    rng: np.random.Generator | None = None,
+    rng: Noise | None = None,
 ) -> float:
     """The magnitude that ``share`` of the counts of these inputs do not pass: a range for an ADC.
 
     Args:
         columns, rows, rng: as in :func:`array_sum`.
     """
-    tiles = programmed(rows, array)
-    inputs = fed(columns, array).astype(precision(tiles))
-    counts = [counts_of(tile, inputs[:, tile.rows], array, rng).ravel() for tile in tiles]
+    tiles, key = programmed(rows, array), key_of(rows, array, rng)
+    inputs = fed(columns, array).astype(precision(tiles, array))
+    starts = None if key is None else draws.bases(key, len(columns), columns.shape[2])
+    words = words_of(tiles, array)
+    counts = [
+        counts_of(tile, inputs[:, tile.rows], array, starts, t * words).ravel()
+        for t, tile in enumerate(tiles)
+    ]
     found = np.abs(np.concatenate(counts))
     return float(found.max() if share == 1 else np.quantile(found, share, method="higher"))
 
@@ -356,16 +419,19 @@ def combined(codes: np.ndarray, array: Array) -> np.ndarray:
 
 
 def totals(
-    columns: np.ndarray, tiles: list[Tile], array: Array, rng: np.random.Generator | None = None
+    columns: np.ndarray, tiles: list[Tile], array: Array, key: tuple[int, int] | None
 ) -> np.ndarray:
     """All tiles' codes, each times what it is worth: float64 (N, M, positions).
 
-    The plain form, which :func:`qlinear.hardware.packed.totals` equals where it applies.
+    The plain form, which :func:`qlinear.hardware.packed.totals` and
+    :func:`qlinear.hardware.fused.totals` equal where they apply.
     """
-    inputs = fed(columns, array).astype(precision(tiles))
+    inputs = fed(columns, array).astype(precision(tiles, array))
     total = np.zeros((len(columns), tiles[0].held.shape[1], columns.shape[2]))
-    for tile in tiles:
-        counts = counts_of(tile, inputs[:, tile.rows], array, rng)
+    starts = None if key is None else draws.bases(key, len(columns), columns.shape[2])
+    for t, tile in enumerate(tiles):
+        begin = t * words_of(tiles, array)
+        counts = counts_of(tile, inputs[:, tile.rows], array, starts, begin)
         errors = None if tile.errors is None else tile.errors[..., None, None]
         codes, step = convert(counts, array.adc, tile.greatest, array.signed, errors)
         codes = combined(codes, array)
@@ -374,24 +440,52 @@ def totals(
     return total
 
 
+def known(columns: np.ndarray, tiles: list[Tile]) -> np.ndarray:
+    """What the digital side adds for each unit of an input: float64 (N, M, positions)."""
+    added = np.zeros((len(columns), len(tiles[0].per_input), columns.shape[2]))
+    for tile in tiles:
+        if tile.per_input.any():
+            inputs = columns[:, tile.rows].sum(axis=1, dtype=np.int32)
+            added += tile.per_input[:, None] * inputs[:, None]
+    return added
+
+
+def fast_totals(
+    columns: np.ndarray, tiles: list[Tile], array: Array, key: tuple[int, int] | None
+) -> np.ndarray:
+    """:func:`totals` plus :func:`known`, by the fastest form that gives the same numbers."""
+    if fused.linear(array):
+        return fused.folded(columns, tiles, array, fed_values(array))
+    kind = precision(tiles, array)
+    if packed.fits(array, tiles, kind):
+        total = packed.totals(columns, tiles, array, kind, key)
+    elif fused.fits(array, kind):
+        total = fused.totals(columns, tiles, array, kind, key, fed_values(array))
+    else:
+        total = totals(columns, tiles, array, key)
+    return total + known(columns, tiles)
+
+
 def array_sum(
     columns: np.ndarray,
     rows: np.ndarray,
     bias: np.ndarray,
     array: Array,
-    rng: np.random.Generator | None = None,
+    rng: Noise | None = None,
     fast: bool = True,
 ) -> np.ndarray:
     """Stage 1 of a layer on analog arrays.
 
     Args:
-        columns: int32 (N, taps, positions), inputs minus the least one that can occur, so all in
+        columns: integers (N, taps, positions), inputs minus the least one that can occur, so all in
             0 ... 255.
         rows: int32 (M, taps), int8 weights.
         bias: int32 (M,).
-        rng: where the noise of conversions comes from; the same generator for every layer and call,
-            so that no two conversions share a draw.
-        fast: use packed words where they give the same numbers and numba is installed.
+        rng: where the noise of conversions comes from: a generator, the same for every layer and
+            call, so that no two conversions share a draw; or
+            :class:`~qlinear.hardware.draws.Reads`, whose noise is the same however images are
+            batched.
+        fast: use packed words, fused loops and folded products where they give the same numbers.
 
     Returns:
         int32 (N, M, positions), the accumulators with bias; exact when nothing is lossy.
@@ -399,22 +493,15 @@ def array_sum(
     Raises:
         UnusableInput: an input lies outside 0 ... 255, or noise is asked for without ``rng``.
     """
-    if columns.min() < 0 or columns.max() > 255:
+    if columns.dtype != np.uint8 and (columns.min() < 0 or columns.max() > 255):
         raise UnusableInput(
             f"columns lie in {columns.min()} ... {columns.max()}, an array takes 0 ... 255: feed x "
             "minus its type's minimum and fold (x_zero_point - minimum) * sum(w) into the bias"
         )
-    if not array.quiet and rng is None:
-        raise UnusableInput(
-            "conversions draw noise but rng is missing: pass numpy.random.default_rng()"
-        )
+    key = key_of(rows, array, rng)
     tiles = programmed(rows, array)
-    if fast and packed.fits(array, tiles):
-        total = packed.totals(columns, tiles, array, precision(tiles))
+    if fast:
+        total = fast_totals(columns, tiles, array, key)
     else:
-        total = totals(columns, tiles, array, rng)
-    known = np.zeros_like(total)
-    for tile in tiles:
-        inputs = columns[:, tile.rows].sum(axis=1, dtype=np.float64)
-        known += tile.per_input[:, None] * inputs[:, None]
-    return np.rint(total + known).astype(np.int32) + bias[:, None]
+        total = totals(columns, tiles, array, key) + known(columns, tiles)
+    return np.rint(total).astype(np.int32) + bias[:, None]

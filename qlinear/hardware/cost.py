@@ -29,7 +29,7 @@ from qlinear.onnx_model import Model
 
 READ_SECONDS = 100e-9  # one read of a crossbar (Shafiee et al. 2016)
 PULSE_SECONDS = 1e-9  # the unit of a pulse width (Khaddam-Aljameh et al. 2022)
-SAMPLES = 1.28e9  # conversions of one ADC a second (Shafiee et al. 2016)
+SAMPLES = 1.28e9  # conversions of one ADC a second (Shafiee et al. 2016, text; 1.2e9 in Table I)
 
 # watts and square millimetres of one of each, from ISAAC's Table I (32 nm, 2016)
 ADC_WATTS, ADC_AREA = 16e-3 / 8, 0.0096 / 8  # of 8 bits

@@ -7,12 +7,13 @@ Sources, a formula each:
 
 - phase-change memory of at most 25 µS, its programming error, drift and read noise: the code of
   AIHWKIT 1.1.0 (Rasch et al. 2021), ``inference/noise/pcm.py``, which names Nandakumar et al. 2019;
-  the global correction of drift: Joshi et al. 2020;
+  the global correction of drift, from the summed current of an array then and now: AIHWKIT's
+  documentation, which names Le Gallo et al. 2018 (its code sums the differences of pairs instead);
 - RRAM of at most 40 µS, its error a second and a day after programming: the polynomials of AIHWKIT
   1.1.0, ``inference/noise/reram.py``, fitted there to the figures of Wan et al. 2022;
 - the current through a cell is no straight line of the voltage but a sinh: Jiang et al. 2016;
-- the wire of a column as a ladder of resistors: Kirchhoff's laws, no approximation. Word lines are
-  ideal here.
+- the wire of a column as a ladder of resistors: Kirchhoff's laws, no approximation; with word lines
+  that are resistors too: :mod:`~qlinear.hardware.wires`.
 
 The errors "independent" and "proportional" are plain Gaussians, no device's.
 """
@@ -29,7 +30,7 @@ PROGRAMMING = INDEPENDENT, PROPORTIONAL, PCM, RRAM
 DAY = 86_400.0
 
 # polynomials in g / full, the constant first, in µS; and full in µS
-_PCM, _PCM_FULL = (0.2635, 1.9650, -1.1731), 25.0
+_PCM, _PCM_FULL = (0.26348, 1.9650, -1.1731), 25.0
 _RRAM, _RRAM_FULL = (0.348, 16.030, -43.853, 45.393, -16.815), 40.0
 _RRAM_DAY = (0.701, 22.086, -50.773, 47.095, -16.458)
 PCM_START = 20.0  # seconds: the first read, from which drift counts (AIHWKIT's t_0)
@@ -38,7 +39,7 @@ PCM_READ = 250e-9  # seconds that a read takes (its t_read)
 
 @dataclass(frozen=True)
 class Device:
-    """The cells of an array, and the wire of its columns; ideal unless something is said."""
+    """The cells of an array, and its wires; ideal unless something is said."""
 
     programming: str | None = None  # one of PROGRAMMING
     sigma: float = 0.0  # of the plain ones: a share of the range, or of what the cell holds
@@ -50,6 +51,7 @@ class Device:
     stuck_off: float = 0.0  # share of the cells that always conduct least
     read_noise: bool = False  # of phase-change cells, drawn at each conversion
     wire: float = 0.0  # one segment of a column's wire: its resistance times the full conductance
+    word_wire: float = 0.0  # the same of a word line, which is as long as a crossbar has columns
     nonlinearity: float = 0.0  # a: the current at a share v of the voltage is sinh(a v) / sinh(a)
 
     def __post_init__(self):
@@ -58,7 +60,8 @@ class Device:
             raise UnusableInput(f"programming is {self.programming!r}: one of {known} needed")
         if not self.on_off > 1:
             raise UnusableInput(f"on_off is {self.on_off}: more than 1 needed")
-        for name in ("sigma", "seconds", "stuck_on", "stuck_off", "wire", "nonlinearity"):
+        numbers = "sigma", "seconds", "stuck_on", "stuck_off", "wire", "word_wire", "nonlinearity"
+        for name in numbers:
             value = getattr(self, name)
             if not 0 <= value < inf:
                 raise UnusableInput(f"{name} is {value}: a number from 0 needed")
@@ -122,24 +125,30 @@ def programming_sigma(cells: np.ndarray, full: float, device: Device) -> np.ndar
     return full / _RRAM_FULL * np.maximum(polynomial(cells / full, at), 0)
 
 
-def drifted(cells: np.ndarray, full: float, device: Device, rng: np.random.Generator) -> np.ndarray:
+def drifted(
+    cells: np.ndarray, targets: np.ndarray, full: float, device: Device, rng: np.random.Generator
+) -> np.ndarray:
     """Phase-change cells after a time: g * (t / t0)**-nu, with nu drawn for each cell.
 
-    nu is Gaussian; its mean and its deviation depend on the conductance (AIHWKIT 1.1.0).
+    nu is Gaussian; its mean and its deviation depend on the conductance that the cell was to have
+    (AIHWKIT 1.1.0).
     """
-    shares = np.log(np.maximum(cells / full, 1e-7))
+    shares = np.log(np.maximum(targets / full, 1e-7))
     mean = np.clip(-0.0155 * shares + 0.0244, 0.049, 0.1)
     deviation = np.clip(-0.0125 * shares - 0.0059, 0.008, 0.045)
     nu = np.abs(mean + deviation * rng.standard_normal(cells.shape, np.float32))
     return cells * (1 + device.seconds / PCM_START) ** -nu
 
 
-def read_variance(cells: np.ndarray, full: float, device: Device) -> np.ndarray:
+def read_variance(start: np.ndarray, cells: np.ndarray, full: float, device: Device) -> np.ndarray:
     """Variance of one read of a phase-change cell, in levels squared (AIHWKIT 1.1.0).
 
     Theirs is 1/f noise, which later reads share in part; here every conversion draws it anew.
+
+    Args:
+        start, cells: what cells held just after programming, and hold now.
     """
-    shares = np.maximum(cells / full, 1e-7)
+    shares = np.maximum(start / full, 1e-7)
     q = np.minimum(0.0088 / shares**0.65, 0.2)
     seconds = device.seconds + PCM_START
     return (cells * q) ** 2 * log((seconds + PCM_READ) / (2 * PCM_READ))
@@ -196,7 +205,7 @@ def programmed(
     """
     base = device.base(levels)
     full = levels + base
-    cells = targets.astype(np.float32) + np.float32(base)
+    wanted = cells = targets.astype(np.float32) + np.float32(base)
     if device.programming and (device.measured or device.sigma):
         sigma = programming_sigma(cells, full, device)
         cells = cells + rng.standard_normal(cells.shape, np.float32) * np.float32(sigma)
@@ -204,7 +213,7 @@ def programmed(
             cells = np.maximum(cells, 0)
     start = cells
     if device.programming == PCM and device.seconds:
-        cells = drifted(cells, full, device, rng).astype(np.float32)
+        cells = drifted(cells, wanted, full, device, rng).astype(np.float32)
     if device.stuck_on or device.stuck_off:
         drawn = rng.random(cells.shape, np.float32)
         still = start is cells
@@ -223,10 +232,3 @@ def voltages(digits: np.ndarray, greatest: int, device: Device) -> np.ndarray:
         return digits
     a = device.nonlinearity
     return (np.sinh(digits * (a / greatest)) * (greatest / sinh(a))).astype(digits.dtype)
-
-
-def count_noise(
-    shape: tuple[int, ...], variance: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """One Gaussian draw for each conversion, of the variance that its cells have together."""
-    return rng.standard_normal(shape, np.float32) * np.sqrt(variance, dtype=np.float32)

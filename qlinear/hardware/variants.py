@@ -14,6 +14,7 @@ from qlinear.engine import arguments
 from qlinear.errors import UnusableInput
 from qlinear.hardware import analog
 from qlinear.hardware.analog import Array
+from qlinear.hardware.draws import Noise
 from qlinear.onnx_model import Model, Node
 from qlinear.operators import OPERATORS
 from qlinear.operators import qlinear_conv as qc
@@ -76,7 +77,7 @@ def record_of(node_type: str, constants: tuple, attributes: dict) -> Conv:
 
 
 def unsigned_products(x: np.ndarray, conv: Conv) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A layer of one group as arrays compute it: int32 columns, rows, and bias.
+    """A layer of one group as arrays compute it: uint8 columns, int32 rows, and bias.
 
     Arrays take no negative inputs, so the columns hold x minus the least integer of its type, and
     what that adds, (x_zero_point - least) * sum(w), goes from the bias.
@@ -84,7 +85,7 @@ def unsigned_products(x: np.ndarray, conv: Conv) -> tuple[np.ndarray, np.ndarray
     geo = conv.geometry(x.shape)
     least = np.iinfo(x.dtype).min
     padded = qc.pad(x, conv.x_zero_point, geo)
-    columns = qc.patches(padded.astype(np.int32) - least, geo)
+    columns = qc.patches((padded.astype(np.int32) - least).astype(np.uint8), geo)
     if columns.shape[1] != 1:
         raise UnusableInput(f"{columns.shape[1]} groups: arrays compute layers of one group")
     rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
@@ -98,7 +99,7 @@ def weighted(model: Model) -> dict[str, Node]:
 
 
 def operators_on_arrays(
-    model: Model, arrays: Mapping[str, Array], rng: np.random.Generator | None = None
+    model: Model, arrays: Mapping[str, Array], rng: Noise | None = None
 ) -> dict:
     """An operator table in which the named layers lie on analog arrays, and the others are exact.
 
@@ -149,7 +150,7 @@ def calibrated(
     values: dict[str, np.ndarray],
     array: Array,
     share: float = 1.0,
-    rng: np.random.Generator | None = None,
+    rng: Noise | None = None,
 ) -> dict[str, Array]:
     """The same array for every layer, with the range of its converter from the layer's own counts.
 

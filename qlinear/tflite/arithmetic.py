@@ -13,6 +13,7 @@ import numpy as np
 from qlinear.errors import Unsupported
 from qlinear.hardware.requantizers import fixed_point, shift_right
 
+TAPS = 1 << 16  # of the largest window; a pool's is only a number in the file
 Stages = dict[str, np.ndarray]  # what an operator computes on its way, in order; the last is y
 
 
@@ -233,6 +234,8 @@ def windows(
     if min(*size, *kernel, *stride, *dilation) < 1:
         raise Unsupported(f"image {size}, kernel {kernel}, stride {stride}, dilation {dilation}: "
                           "1 or more needed")  # fmt: skip
+    if math.prod(kernel) > TAPS:
+        raise Unsupported(f"kernel {kernel}: up to {TAPS} taps needed")
     begin, out = [], []
     for length, k, s, d in zip(size, kernel, stride, dilation, strict=True):
         wide = (k - 1) * d + 1

@@ -118,7 +118,12 @@ def fitted(raw: Raw, like: np.ndarray, layout: str) -> np.ndarray:
         if raw.form == "words":
             if data.shape[-1] < wide:
                 raise UnusableInput(f"{raw.path}: words of {raw.bits} bits; {like.dtype} needed")
-            rows = data[:, ::-1][:, :wide]
+            low = data[:, ::-1]  # the least significant byte first
+            rows, rest = low[:, :wide], low[:, wide:]
+            negative = (rows[:, -1:] > 127) & (like.dtype.kind == "i")
+            if (rest != np.where(negative, 255, 0)).any():
+                raise UnusableInput(f"{raw.path}: words of {raw.bits} bits hold more than one "
+                                    f"{like.dtype}; one a line needed")  # fmt: skip
         if rows.ndim != 2:
             raise UnusableInput(f"{raw.path}: {data.size} bytes; whole {like.dtype} needed")
         data = np.ascontiguousarray(rows).view(like.dtype.newbyteorder("<")).ravel()

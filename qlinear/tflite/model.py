@@ -148,6 +148,9 @@ def _records(path: Path, raw: bytes, model, known) -> TFLite:
     inputs, outputs = of(graph.inputs), of(graph.outputs)
     given = {name for name, data in zip(names, held, strict=True) if data is not None}
     _check_order(path, nodes, {*inputs, *given}, outputs)
+    for name in filter(None, inputs):
+        if min(types[name].shape, default=0) < 0:
+            raise UnusableInput(f"{path}: input {name} has shape {types[name].shape}")
     signature = {n: (np.dtype(_numpy(types[n].dtype)), types[n].shape) for n in names}
     return TFLite(
         path=path,

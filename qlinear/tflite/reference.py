@@ -14,9 +14,6 @@ from qlinear.errors import Unsupported
 from qlinear.tflite import arithmetic as ar
 from qlinear.tflite.arithmetic import Stages, Type, require_type
 
-MOST_OUTPUTS = 1 << 28  # elements of a tensor that is made
-
-
 # --- products
 
 

@@ -73,7 +73,8 @@ def stages(
         return operators[node.op_type](*arrays, types=types, y_type=y_type, **options)
     except Unsupported:
         raise
-    except (TypeError, ValueError, IndexError) as error:  # too many inputs, an unknown option
+    except (ArithmeticError, TypeError, ValueError, IndexError) as error:
+        # too many inputs, an unknown option, sizes of 0
         raise Unsupported(str(error).splitlines()[0]) from None
 
 
