@@ -179,7 +179,14 @@ def measured(path: Path, stored: Path, images: np.ndarray, labels: np.ndarray) -
         stored: where they are kept; used again if they are of the same network and settings.
     """
     work = settings()
-    of = json.dumps([sha256(path.read_bytes()), sha256(images.tobytes()), CHIPS, *map(repr, work)])
+    of = json.dumps(
+        [
+            sha256(path.read_bytes()),
+            sha256(images.tobytes() + labels.tobytes()),
+            CHIPS,
+            *map(repr, work),
+        ]
+    )
     if stored.exists():
         with np.load(stored) as found:
             if str(found["of"]) == of:
