@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 
 import numpy as np
+import onnx
 import pytest
 from conftest import MODELS
 
@@ -21,7 +22,7 @@ IMAGES = load_samples()[0]
 FLOAT = MODELS / "resnet8.onnx"
 RANDOM = np.random.default_rng(0).integers(0, 256, (64, 3, 32, 32)).astype(np.uint8)
 LABELS = np.arange(64) % 10
-SETTINGS = noise_aware.TRAINING | {"epochs": 2, "batch": 32, "eta": 0.05, "clip": 2.5}
+SETTINGS = noise_aware.TRAINING | {"epochs": 2, "batch": 32, **asdict(Recipe(0.05, 2.5))}
 
 
 @pytest.fixture
@@ -189,6 +190,18 @@ def test_labels_are_part_of_what_is_stored(small, tmp_path):
     assert (first != second).any()
 
 
+def test_the_root_mean_square_of_the_weights():
+    model = load(MODELS / noise_aware.MIXED)
+    total = count = 0
+    for tensor in model.proto.graph.initializer:
+        # all weights are int8 and no bias is; zero points are scalars, or a row of zeros
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1:
+            values = onnx.numpy_helper.to_array(tensor).astype(int).ravel().tolist()
+            total, count = total + sum(v * v for v in values), count + len(values)
+    assert count == 77_360
+    assert noise_aware.weight_rms(model) == round((total / count) ** 0.5 / 127, 4)
+
+
 def test_the_standard_error_is_that_of_repeated_experiments():
     rng = np.random.default_rng(0)
 
@@ -248,6 +261,7 @@ def test_the_record_agrees_with_itself_and_with_the_files():
     accuracies = json.loads((MODELS / "accuracy.json").read_text())["models"]
     wanted = {row["model"]: row["accuracy"] for row in accuracies}
     assert networks[BOOK]["all_test_images"] == wanted[noise_aware.MIXED]
+    assert networks[BOOK]["weight_rms"] == noise_aware.weight_rms(load(MODELS / noise_aware.MIXED))
     assert networks[BOOK]["float_sha256"] == models["resnet8.onnx"]
     digests = {row["float_sha256"] for row in record["networks"]}
     assert len(digests) == len(record["networks"])
