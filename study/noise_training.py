@@ -1,11 +1,13 @@
 """Train ResNet8 on with the noise of analog arrays on its weights, from models/resnet8.onnx.
 
-After Joshi et al. (2020): start from the trained network; in each step's forward and backward pass
-every weight carries a Gaussian error of its own, drawn anew for each batch, whose deviation is a
-share eta of the largest weight; and clip the weights, so that few large ones do not set the size of
-the error for all. Two things are this book's: batch norm stays folded, as it is on arrays, so
-its statistics are no longer learnt; and "largest" is that of the weights that share a scale in the
-book's INT8 network, a channel or a layer, because that is the range that its cells are given.
+Gaussian noise on the weights while they are trained, for phase-change memory: Joshi et al. (2020).
+What is done here follows settings of AIHWKIT (``simulator/parameters``; Rasch et al. 2021): for a
+batch, forward and backward, every weight carries an error of its own, whose deviation is a share
+eta of the largest weight; after each step the weights are clipped at a multiple of their standard
+deviation, so that few large ones do not set the size of the error for all. Two things are this
+book's: batch norm stays folded, as it is on arrays, so its statistics are no longer learnt; and
+"largest" is among the weights that share a scale in the book's INT8 network, a channel or a
+layer, because that is the range that its cells are given.
 """
 
 import json
