@@ -160,6 +160,9 @@ def report(verdict: Verdict) -> str:
     if coverage.float:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float.items()))
         lines += [f"not quantized, borrowed from ONNX Runtime: {kinds}"]
+    if coverage.float_sums:
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float_sums.items()))
+        lines += [f"weights recomputed, float sums borrowed from ONNX Runtime: {kinds}"]
     for reason, nodes in coverage.left_out.items():
         lines += [f"not recomputed: {reason}: {len(nodes)} ({', '.join(_some(nodes))})"]
     default = verdict.default
@@ -188,7 +191,10 @@ def _sentence(verdict: Verdict) -> str:
         count = sum(c.mismatches for c in wrong)
         return f"{count} of {elements} elements differ; first in tensor {first.tensor}"
     what = f"{elements} elements of {len(compared)} tensors equal, for these inputs"
-    left = verdict.coverage.mac - verdict.coverage.mac_recomputed
+    sums = sum(verdict.coverage.float_sums.values())
+    left = verdict.coverage.mac - verdict.coverage.mac_recomputed - sums
+    if sums:
+        what += f"; float sums of ONNX Runtime's own in {sums} MatMulNBits"
     if left and verdict.status == "PASS":
         what += f"; {left} of {verdict.coverage.mac} multiply-accumulate nodes are not quantized"
     if verdict.status == "PARTIAL":

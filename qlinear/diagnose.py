@@ -299,6 +299,7 @@ class Tried:
     elsewhere: tuple[str, ...]  # that this layer has no place for
     designs: int  # that were computed
     pairs: int  # of these, with two mistakes
+    sampled: int = 0  # of these, with one mistake, left by a sample of the positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +379,7 @@ def explain(design: Design, targets: Sequence[Target], progress: Progress | None
     before, right = _left(design, targets)
     sample = sample_of(design, targets, right)
     scored: list[Scored] = []
-    invisible, excluded, elsewhere, count = [], [], [], 0
+    invisible, excluded, elsewhere, count, sampled = [], [], [], 0, 0
     for mistake in progress(CATALOGUE, "trying mistakes", len(CATALOGUE)):
         variants = mistake.designs(design)
         small = mistake.designs(sample.design) if sample and mistake.kind != OUT else {}
@@ -387,6 +388,7 @@ def explain(design: Design, targets: Sequence[Target], progress: Progress | None
             count += 1
             if sample and not _worth(sample, design, changed, small.get(label), mistake):
                 seen = True
+                sampled += 1
                 continue
             left, outcomes = _left(changed, targets)
             if all((o == r).all() for o, r in zip(outcomes, right, strict=True)):
@@ -408,8 +410,9 @@ def explain(design: Design, targets: Sequence[Target], progress: Progress | None
         two, pairs = _pairs(design, targets, scored, before, progress)
         found = sorted([*found, *two], key=lambda e: (e.unexplained, len(e.steps)))
     return Tried(
-        tuple(found), tuple(invisible), tuple(excluded), tuple(elsewhere), count + pairs, pairs
-    )
+        tuple(found), tuple(invisible), tuple(excluded), tuple(elsewhere), count + pairs, pairs,
+        sampled,
+    )  # fmt: skip
 
 
 def _worth(
@@ -866,6 +869,7 @@ class Report:
             "excluded": list(self.tried.excluded) if self.tried else [],
             "invisible": list(self.tried.invisible) if self.tried else [],
             "designs": self.tried.designs if self.tried else 0,
+            "sampled": self.tried.sampled if self.tried else 0,
             "notes": list(self.notes),
         }
 

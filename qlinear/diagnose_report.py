@@ -198,6 +198,11 @@ def _reasons(report: Report) -> list[str]:
         f"  {known} mistakes are known that this layer could have "
         f"({OPERATORS[type(report.design.first)]})",
     ]
+    if tried.sampled:
+        lines += _wrapped(
+            f"the layer is large: {tried.sampled:,} of them were left by what they explain of a "
+            "sample of its positions, so that excluded means on the sample"
+        )
     unsolved = report.verdict != EXPLAINED
     for said, found in (("excluded", tried.excluded), ("not visible here", tried.invisible)):
         if found:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qlinear import ort
+from qlinear import float_sums, ort
 from qlinear.compare import Comparison, compare_arrays
 from qlinear.errors import Unsupported, UnusableInput
 from qlinear.onnx_model import Model, Node
 from qlinear.operators import MOVERS, OPERATORS, PREPARED, moved
 from qlinear.quantized import is_quantized, reads, spread
 
-RECOMPUTED, FLOAT, LEFT_OUT = "recomputed", "float", "left out"
+RECOMPUTED, FLOAT, LEFT_OUT, SUMS = "recomputed", "float", "left out", "float sums"
+# what has integer weights and float sums (:mod:`qlinear.float_sums`)
+FLOAT_SUMS = (("com.microsoft", "MatMulNBits"),)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Step:
 
     ``how`` is RECOMPUTED by the reference; FLOAT, an operator that is not quantized, which ONNX
     Runtime computed as one node of its own on our tensors; or LEFT_OUT, a quantized operator that
-    the reference does not compute, for the ``reason`` given, and ONNX Runtime did likewise.
+    the reference does not compute, for the ``reason`` given, and ONNX Runtime did likewise; or
+    SUMS, integer weights that are ``compared`` with the reference's, and ONNX Runtime's sums.
     """
 
     node: Node
@@ -30,6 +33,7 @@ class Step:
     how: str
     reason: str = ""
     quantized: bool = True
+    compared: tuple[Comparison, ...] = ()
 
 
 def operator(node: Node, operators: dict = OPERATORS) -> Callable[..., np.ndarray]:
@@ -215,9 +219,22 @@ def _step(
         found = borrow(node, fed)
     except Exception as error:  # onnxruntime raises types of its own
         raise ort.refused(model.path, error) from None
+    if key in FLOAT_SUMS:
+        try:
+            return Step(node, found, SUMS, compared=(_weights(model, node, fed, found, borrow),))
+        except Unsupported as error:
+            reason = f"{node.operator}: {error}"
     if not is_quantized(model, node, {**fed, **found}, products):
         return Step(node, found, FLOAT, quantized=False)
     return Step(node, found, LEFT_OUT, reason or f"{node.operator} is not computed yet")
+
+
+def _weights(model: Model, node: Node, fed: dict, found: dict, borrow: Callable) -> Comparison:
+    a, *others = node.inputs
+    if any(name in fed for name in others):
+        raise Unsupported("its weights are no constants")
+    inputs, y = arguments(model, node, fed), found[node.outputs[0]]
+    return float_sums.check(node, inputs, y, lambda A: borrow(node, {a: A})[node.outputs[0]])
 
 
 def computed(model: Model, node: Node, fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -29,6 +29,8 @@ STATUS_TABLE = """exit status:
   1 FAIL     an element differs
   2 error    the model or an input is unusable; one line says why
   3 PARTIAL  all that was compared is equal, but something quantized was not recomputed
+
+Of MatMulNBits the weights are recomputed; its float sums are ONNX Runtime's.
 """
 HELD = 1 << 28  # bytes of our tensors that are kept until ONNX Runtime is asked for its own
 
@@ -45,6 +47,8 @@ class Coverage:
     mac_recomputed: int  # of these, by the reference
     float: dict[str, int]  # not quantized, computed by ONNX Runtime: how many of each operator
     left_out: dict[str, list[str]]  # why a quantized operator was not recomputed: the nodes
+    # weights recomputed, sums in float by ONNX Runtime: how many of each operator
+    float_sums: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,13 @@ def check_nodes(network: Network, nodes: list[Node], feed: Feed) -> Iterator[Che
     """
     graph, path = network.graph, network.file.path
     for node in nodes:
-        if (node.domain, node.op_type) not in {*engine.OPERATORS, *engine.MOVERS}:
+        key = node.domain, node.op_type
+        if key in engine.FLOAT_SUMS:
+            raise UnusableInput(
+                f"{path}: node {node.name}: its sums are ONNX Runtime's own floats; "
+                "validate compares its weights"
+            )
+        if key not in {*engine.OPERATORS, *engine.MOVERS}:
             raise UnusableInput(f"{path}: node {node.name}: {node.operator} is not computed yet")
     around = {node.outputs: [n for n in (*node.inputs, *node.outputs) if n] for node in nodes}
     session = oracle.open_graph(network, (name for names in around.values() for name in names))
@@ -232,6 +242,7 @@ def _follow(
 
     for step in walk:
         seen.append(replace(step, outputs={}))
+        found += step.compared
         ours |= {name: value for name, value in step.outputs.items() if name in ends}
         if step.quantized and step.how == engine.RECOMPUTED:
             for name, value in step.outputs.items():
@@ -384,11 +395,12 @@ def _coverage(seen: list[Step]) -> Coverage:
     mac = [s for s in seen if s.node.op_type in (*FLOAT_MAC, *INTEGER_MAC)]
     return Coverage(
         quantized=sum(s.quantized for s in seen),
-        recomputed=sum(s.quantized and s.how == engine.RECOMPUTED for s in seen),
+        recomputed=sum(s.quantized and s.how in (engine.RECOMPUTED, engine.SUMS) for s in seen),
         mac=len(mac),
         mac_recomputed=sum(s.how == engine.RECOMPUTED for s in mac),
         float=dict(Counter(s.node.operator for s in seen if s.how == engine.FLOAT)),
         left_out=left_out,
+        float_sums=dict(Counter(s.node.operator for s in seen if s.how == engine.SUMS)),
     )
 
 
@@ -404,6 +416,10 @@ def _least(coverages: list[Coverage]) -> Coverage:
         recomputed=min(c.recomputed for c in coverages),
         mac_recomputed=min(c.mac_recomputed for c in coverages),
         left_out=left_out,
+        float_sums={
+            name: min(c.float_sums.get(name, 0) for c in coverages)
+            for name in coverages[0].float_sums
+        },
     )
 
 

@@ -20,7 +20,7 @@ from onnx import helper
 
 from qlinear import cli, diagnose, dumps, mistakes, oracle
 from qlinear.designs import design_of, with_requantizer
-from qlinear.diagnose_report import verdict
+from qlinear.diagnose_report import text, verdict
 from qlinear.errors import UnusableInput
 from qlinear.hardware import requantizers
 from qlinear.inputs import Feed, load_samples
@@ -852,6 +852,10 @@ def test_a_large_layer_is_diagnosed_as_a_small_one(layers, from_c, monkeypatch):
         without = layer.diagnosis(from_c[name])
         assert [e.name for e in with_sample.equal] == [e.name for e in without.equal]
         assert with_sample.verdict == diagnose.EXPLAINED
+        assert with_sample.tried.sampled > 0 and without.tried.sampled == 0
+        said = "excluded means on the sample"
+        assert said in " ".join(text(with_sample).split())
+        assert said not in " ".join(text(without).split())
     design = design_of(layer.network.graph, layer.node, layer.values, layer.y)
     pair = mistakes.named("kernel flipped").designs(design)[""]
     pair = mistakes.named("floor").designs(pair)[""]

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -21,6 +22,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tools import drawing
+from tools.chapter import standard_error, with_error
 from tools.execute import FOLDED, metadata
 from tools.new_chapter import COLAB
 
@@ -207,6 +209,14 @@ def written(node: ast.AST) -> Iterator[tuple[str, bool]]:
 def test_recorded_numbers_are_followed(cells, marked):
     tainted: set[str] = set()
     assert [follow(ast.parse(cell).body, tainted) for cell in cells] == [bool(m) for m in marked]
+
+
+def test_an_accuracy_is_shown_with_its_standard_error():
+    answers = np.array([1] * 87 + [0] * 13)
+    # of the mean of n answers: their standard deviation by the root of n
+    assert standard_error(0.87, 100) == pytest.approx(answers.std() / 10)
+    assert with_error(0.87, 100) == "87.0% ± 3.4"
+    assert with_error(float("nan"), 100) == ""
 
 
 # --- assertions

@@ -11,7 +11,7 @@ from qlinear.errors import UnusableInput
 from qlinear.hardware import analog, devices, wires
 from qlinear.hardware.analog import MAPPINGS, OFFSET, PAIR, Array
 from qlinear.hardware.devices import DAY, INDEPENDENT, PCM, Device
-from study import quantize, simulators
+from study import others, quantize, simulators
 from study.provenance import sha256
 
 RECORD = json.loads((MODELS / "simulators.json").read_text())
@@ -114,6 +114,9 @@ def test_arrays_with_wires_both_ways(mapping):
     assert errors[0] == 0
     assert errors[1] == pytest.approx(errors[2], rel=1e-3)
     assert errors[2] < errors[3]
+    across = replace(array, device=Device(on_off=50, word_wire=1e-4))
+    alone = np.abs(analog.array_sum(columns, rows, zero, across) - rows @ columns).mean()
+    assert 0 < alone < errors[3]
 
 
 def test_a_word_line_is_as_long_as_a_crossbar_has_columns():
@@ -172,7 +175,7 @@ def test_drift_depends_on_what_a_cell_was_to_hold():
 
 
 def test_the_record_is_of_these_settings_and_this_model():
-    assert RECORD["layers"] == list(simulators.LAYERS)
+    assert RECORD["layers"] == list(others.LAYERS)
     assert RECORD["recorded"]["models"] == {
         quantize.MIXED: sha256((MODELS / quantize.MIXED).read_bytes())
     }
@@ -181,7 +184,7 @@ def test_the_record_is_of_these_settings_and_this_model():
     assert tuple(RECORD["our_fit"]) == devices._PCM
     assert len(RECORD["exact"]) == 3 * 2 * 2 * 2 and len(RECORD["converters"]) == 3 * 2 * 3
     assert {(r["error"], r["mapping"]) for r in RECORD["cells"]} == {
-        (e, m) for e in simulators.ERRORS for m in (OFFSET, PAIR)
+        (e, m) for e in others.ERRORS for m in (OFFSET, PAIR)
     }
 
 
@@ -227,7 +230,7 @@ def test_chips_that_each_drew_for_itself_agree():
 
 
 def test_what_is_absent_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(simulators, "NEEDED", ("json", "no_such_simulator"))
+    monkeypatch.setattr(others, "NEEDED", ("json", "no_such_simulator"))
     with pytest.raises(UnusableInput, match=r"absent: CrossSim in .*; no_such_simulator") as error:
         simulators.main(["--crosssim", str(tmp_path), "--out", str(tmp_path / "x.json")])
     assert "\n" not in str(error.value)
@@ -242,7 +245,7 @@ def test_a_bad_out_is_refused_first(tmp_path):
 def test_what_crosssim_cannot_is_refused():
     for array in (Array(mapping=analog.FLIPPED), Array(cell_bits=3)):
         with pytest.raises(UnusableInput, match="not for CrossSim"):
-            simulators.crosssim(array)
+            others.crosssim(array)
 
 
 def test_draws_that_were_drawn_before():

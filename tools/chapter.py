@@ -71,6 +71,25 @@ def again(mark: Markdown) -> Markdown:
     return Markdown(f"*Recorded, not computed on this page:* {file}, as above.")
 
 
+# --- recorded accuracies
+
+
+def standard_error(accuracy, images: int):
+    """Of an accuracy (a share of 1) on so many images, as draws of all that might have been drawn.
+
+    It is that of one accuracy, the binomial sqrt(p (1 - p) / n). Two accuracies on the same images
+    differ by chance more or less than it says, by how many images only one of the two has right.
+    """
+    return np.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def with_error(accuracy: float, images: int, places: int = 1) -> str:
+    """An accuracy and its standard error as text, in percent: "87.1% ± 0.3"; nothing for NaN."""
+    error = standard_error(accuracy, images)
+    shown = f"{100 * accuracy:.{places}f}% ± {100 * error:.{places}f}"
+    return "" if np.isnan(accuracy) else shown
+
+
 # --- tables
 
 
