@@ -45,11 +45,16 @@ from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
 from qlinear.sides import Side, checked, dump, parse, reference, session
+from qlinear.tflite import command, diagnosis, golden
+from qlinear.tflite import verdict as tflite
+from qlinear.tflite.model import TFLite, is_tflite
+from qlinear.tflite.model import load as load_tflite
 from qlinear.validate import STATUS, STATUS_TABLE, Verdict, check_nodes, validate
 
 EXAMPLES = f"""examples:
   qlinear inspect models/resnet8_int8.onnx
   qlinear validate MODEL.onnx --input photo.png
+  qlinear validate MODEL.tflite --kernels default
   qlinear run MODEL.onnx --input ids=ids.npy --input mask=mask.npy --out tensors.npz
   qlinear explore MODEL.onnx --input photo.png --out page.html
   qlinear explain MODEL.onnx --node conv1 --pixel 10,12 --channel 5 --markdown
@@ -81,9 +86,12 @@ def progress(steps: Iterable, title: str, total: int) -> Iterable:
 
 def inspect_command(args: argparse.Namespace) -> int:
     """Print every node that ONNX Runtime runs: shapes, types, scales, zero points, bits."""
-    network = fuse(load(args.model))
-    rows = describe.inspected(network)
-    if network.fusions and not (args.json or args.csv):
+    if is_tflite(args.model):
+        network, rows = None, command.inspected(load_tflite(args.model))
+    else:
+        network = fuse(load(args.model))
+        rows = describe.inspected(network)
+    if network and network.fusions and not (args.json or args.csv):
         note = f"note: {args.model} is fused by ONNX Runtime: {network.kinds()}"
         print(printable(note), file=sys.stderr)
     if args.json:
@@ -105,61 +113,94 @@ def comma_separated(rows: list[dict], empty: str) -> str:
 
 
 def validate_command(args: argparse.Namespace) -> int:
-    """Compare the reference with ONNX Runtime on the file, and say what that proves."""
-    model = load(args.model)
+    """Compare the reference with the runtime on the file, and say what that proves."""
+    model = _read(args.model)
+    if args.kernels and not isinstance(model, TFLite):
+        raise UnusableInput(f"{args.model}: --kernels is of .tflite files")
+    if args.kernels == "default" and args.node:
+        raise UnusableInput(
+            "--kernels default: LiteRT hands out no node's own inputs; leave --node"
+        )
     feeds = read_feeds(model, args.input, args.images, samples=len(load_samples()[0]))
     if args.node:
         return _print_node(args, model, feeds)
-    verdict = validate(model, feeds, progress=progress)
+    judge = validate
+    if isinstance(model, TFLite):
+        judge = tflite.validate_default if args.kernels == "default" else tflite.validate
+    verdict = judge(model, feeds, progress=progress)
     print(json.dumps(verdict.as_json(), indent=2) if args.json else report(verdict))
     return STATUS[verdict.status]
 
 
-def _print_node(args: argparse.Namespace, model: Model, feeds: list[Feed]) -> int:
-    network = oracle.settle(model, feeds[0].values)
-    node = network.node(args.node)
-    checks = [check for feed in feeds for check in check_nodes(network, [node], feed)]
-    found = [c for check in checks for c in check.comparisons]
+def _read(path: Path) -> Model | TFLite:
+    """A model of either kind."""
+    return load_tflite(path) if is_tflite(path) else load(path)
+
+
+def _refuse_tflite(args: argparse.Namespace, name: str) -> None:
+    """Refuse what is not done for a .tflite file."""
+    if is_tflite(args.model):
+        raise UnusableInput(
+            f"{args.model}: {name} reads ONNX models; of a .tflite file there are inspect, "
+            "validate, run, explain, vectors and diagnose"
+        )
+
+
+def _print_node(args: argparse.Namespace, model: Model | TFLite, feeds: list[Feed]) -> int:
+    if isinstance(model, TFLite):
+        runtime = tflite.RUNTIME
+        found = tflite.check_node(model, model.node(args.node), feeds)
+    else:
+        runtime = "ONNX Runtime"
+        network = oracle.settle(model, feeds[0].values)
+        node = network.node(args.node)
+        checks = [check for feed in feeds for check in check_nodes(network, [node], feed)]
+        found = [c for check in checks for c in check.comparisons]
     passed = all(c.equal for c in found)
     if args.json:
         record = {"model": str(args.model), "verdict": "PASS" if passed else "FAIL",
                   "tensors": [c.as_json() for c in found]}  # fmt: skip
         print(json.dumps(record, indent=2))
     else:
-        print(table([_row(c) for c in found]))
-        what = f"{found[0].node} alone, from ONNX Runtime's own inputs of it"
+        print("\n".join(_table(found, runtime)))
+        what = f"{found[0].node} alone, from {runtime}'s own inputs of it"
         print(f"PASS: {printable(what)}" if passed else f"FAIL: {printable(what)}")
     return STATUS["PASS" if passed else "FAIL"]
 
 
-def _row(c: Comparison) -> dict:
+def _row(c: Comparison, *sides: str) -> dict:
     return {
         "tensor": c.tensor,
         "operator": c.operator,
         "elements": c.elements,
         "mismatches": c.mismatches,
         "largest": c.max_difference,
-        "first mismatch": "" if c.equal else str(c).split(", ", 1)[-1],
+        "first mismatch": "" if c.equal else c.said(*sides).split(", ", 1)[-1],
     }
+
+
+def _table(comparisons: Iterable[Comparison], *sides: str) -> list[str]:
+    """The lines of a table of comparisons with a runtime, perhaps of something else than ours."""
+    return table([_row(c, *sides) for c in comparisons]).split("\n")
 
 
 def report(verdict: Verdict) -> str:
     """A verdict as text; the last line is the verdict itself."""
-    coverage = verdict.coverage
+    coverage, runtime = verdict.coverage, verdict.runtime
     lines = [f"inputs: {len(verdict.inputs)}: {', '.join(_some(verdict.inputs))}",
              f"session: {verdict.session}", ""]  # fmt: skip
     # a table's names are escaped, so that it has no line breaks but its own
     if verdict.tensors:
-        lines += ["tensors in between:", *table([_row(c) for c in verdict.tensors]).split("\n"), ""]
-    lines += ["outputs of the graph, against ONNX Runtime on the file:",
-              *table([_row(c) for c in verdict.outputs]).split("\n"), ""]  # fmt: skip
+        lines += ["tensors in between:", *_table(verdict.tensors, runtime), ""]
+    lines += [f"outputs of the graph, against {runtime} on the file:",
+              *_table(verdict.outputs, runtime), ""]  # fmt: skip
     lines += [
         f"recomputed: {coverage.recomputed} of {coverage.quantized} quantized nodes, "
         f"{coverage.mac_recomputed} of {coverage.mac} multiply-accumulate nodes"
     ]
     if coverage.float:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float.items()))
-        lines += [f"not quantized, borrowed from ONNX Runtime: {kinds}"]
+        lines += [f"not quantized, borrowed from {runtime}: {kinds}"]
     if coverage.float_sums:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(coverage.float_sums.items()))
         lines += [f"weights recomputed, float sums borrowed from ONNX Runtime: {kinds}"]
@@ -167,12 +208,16 @@ def report(verdict: Verdict) -> str:
         lines += [f"not recomputed: {reason}: {len(nodes)} ({', '.join(_some(nodes))})"]
     default = verdict.default
     if default and (default.mismatches or default.float_mac != default.float_mac_here):
-        lines += [
-            f"note: a session with ONNX Runtime's defaults differs from this one in "
-            f"{default.mismatches} of {default.elements} output elements; it computes "
-            f"{default.float_mac} multiply-accumulate nodes in float, this one "
-            f"{default.float_mac_here}"
-        ]
+        said = (
+            f"note: a session with {runtime}'s defaults differs from this one in "
+            f"{default.mismatches} of {default.elements} output elements"
+        )
+        if default.float_mac or default.float_mac_here:
+            said += (
+                f"; it computes {default.float_mac} multiply-accumulate nodes in float, this one "
+                f"{default.float_mac_here}"
+            )
+        lines += [said]
     lines += [f"note: {note}" for note in verdict.notes]
     return "\n".join(map(printable, [*lines, f"{verdict.status}: {_sentence(verdict)}"]))
 
@@ -217,20 +262,24 @@ def _check_apart(args: argparse.Namespace, out: Path) -> None:
 
 def run_model(args: argparse.Namespace) -> int:
     """Write every tensor that the reference computes, under its name in the file."""
-    model = load(args.model)
+    model = _read(args.model)
     _check_out(args)
     feeds = read_feeds(model, args.input, args.images)
     if len(feeds) != 1:
         raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
-    network = oracle.settle(model, feeds[0].values)
+    (values,) = (feed.values for feed in feeds)
+    if isinstance(model, TFLite):
+        runtime, graph = tflite.RUNTIME, model
+        walk = tflite.steps(model, values, command.tensors(model, feeds[0]))
+    else:
+        runtime, graph = "ONNX Runtime", oracle.settle(model, values).graph
+        walk = engine.steps(graph, values, given=model.constants)
     borrowed: list[str] = []
 
     def arrays() -> Iterable[tuple[str, np.ndarray]]:
-        constants = network.graph.constants
-        yield from ((n, constants[n]) for n in model.outputs if n in constants)
-        yield from feeds[0].values.items()
-        walk = engine.steps(network.graph, feeds[0].values, given=model.constants)
-        for step in progress(walk, "computing", len(network.graph.nodes)):
+        yield from ((n, graph.constants[n]) for n in model.outputs if n in graph.constants)
+        yield from values.items()
+        for step in progress(walk, "computing", len(graph.nodes)):
             if step.how != engine.RECOMPUTED:
                 borrowed.append(step.node.name)
             yield from step.outputs.items()
@@ -238,12 +287,13 @@ def run_model(args: argparse.Namespace) -> int:
     count = write_arrays(args.out, arrays())
     names = ", ".join(_some(borrowed)) or "none"
     print(printable(f"wrote {args.out}: {count} tensors, from {feeds[0].source}"))
-    print(printable(f"{len(borrowed)} nodes were computed by ONNX Runtime: {names}"))
+    print(printable(f"{len(borrowed)} nodes were computed by {runtime}: {names}"))
     return 0
 
 
 def explore(args: argparse.Namespace) -> int:
     """Write one page that shows any element of any tensor, and how it comes about."""
+    _refuse_tflite(args, "explore")
     model = load(args.model)
     _check_out(args)
     feeds = read_feeds(model, args.input, args.images)
@@ -274,6 +324,8 @@ def explore(args: argparse.Namespace) -> int:
 
 def explain(args: argparse.Namespace) -> int:
     """Work out one output element of a node, step by step, beside ONNX Runtime's."""
+    if is_tflite(args.model):
+        return _explain_tflite(args, load_tflite(args.model))
     model = load(args.model)
     feeds = read_feeds(model, args.input)[0].values
     network = oracle.settle(model, feeds)
@@ -294,13 +346,40 @@ def explain(args: argparse.Namespace) -> int:
     else:
         place = f"{printable(tensor)}[{', '.join(map(str, where))}]"
         sections = pages(graph, node, values, element, theirs[where])
-    title = f"{printable(node.name)}: {place}"
+    _print_sections(args, f"{printable(node.name)}: {place}", sections)
+    return int(not compare_arrays(tensor, element.y, theirs[where]).equal)
+
+
+def _print_sections(args: argparse.Namespace, title: str, sections: list[str]) -> None:
     if args.markdown:
         print(f"## {title}\n")
         print("\n\n".join(f"```\n{section}\n```" for section in sections))
     else:
         print("\n\n".join([title, *sections]))
-    return int(not compare_arrays(tensor, element.y, theirs[where]).equal)
+
+
+def _explain_tflite(args: argparse.Namespace, model: TFLite) -> int:
+    """explain of a .tflite file: an index is of the file's own layout, NHWC."""
+    feed = read_feeds(model, args.input)[0]
+    node = model.node(args.node) if args.node else command.first_explained(model)
+    values = command.tensors(model, feed)
+    tensor = node.outputs[0]
+    theirs = values[tensor]
+    if args.at is None and theirs.ndim == 4:  # --pixel and --channel, the channel last
+        args.at = [args.image, *(args.pixel or (0, 0)), args.channel]
+    elif args.at is None and theirs.ndim == 2:
+        args.at = [args.image, args.channel]
+    where = _where(args, node, theirs.shape)
+    element = command.element(model, node, values, where)
+    same = compare_arrays(tensor, element.y, theirs[where]).equal
+    sections = [table(command.parameters(model, node))]
+    if element.terms and len(next(iter(element.terms.values()))):
+        sections.append(table(_rows(element.terms)))
+    sections.append(table(_steps(element.steps)))
+    sections.append(f"{tflite.RUNTIME}: {theirs[where]} ({'equal' if same else 'DIFFERENT'})")
+    place = f"{printable(tensor)}[{', '.join(map(str, where))}]"
+    _print_sections(args, f"{printable(node.op_type)}: {place}", sections)
+    return int(not same)
 
 
 def _first(graph: Model) -> Node:
@@ -398,8 +477,10 @@ def explained(conv: Conv, element: Worked, theirs: np.integer) -> list[str]:
 def write_vectors(args: argparse.Namespace) -> int:
     """Write golden vectors of the QLinearConv layers, of one node, or of all, for each image."""
     options = vectors.Options(
-        args.layout, args.packed, args.prefix, args.thresholds, args.corners
+        args.layout or "NCHW", args.packed, args.prefix, args.thresholds, args.corners
     )  # fmt: skip
+    if is_tflite(args.model):
+        return _write_tflite(args, options)
     model = load(args.model)
     check_folder(args.out)
     feeds = vectors.one_by_one(model, read_feeds(model, args.input, args.images))
@@ -407,18 +488,41 @@ def write_vectors(args: argparse.Namespace) -> int:
     nodes = [n for n in network.graph.nodes if n.operator == "QLinearConv" and not args.all]
     nodes = [network.node(args.node)] if args.node else nodes or list(network.graph.nodes)
 
-    def bar(layers: list) -> Iterable:
-        return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
+    manifest = vectors.write(network, feeds, args.out, nodes, _writing, options)
+    _print_written(args, manifest, len(nodes))
+    return 0
 
-    manifest = vectors.write(network, feeds, args.out, nodes, bar, options)
-    count = len(manifest["sha256"])
-    what = f"{len(nodes)} layers, {len(feeds)} images, {count} files"
+
+def _writing(layers: list) -> Iterable:
+    return tqdm(layers, "writing", unit="layer", leave=False, disable=None, delay=1)
+
+
+def _print_written(args: argparse.Namespace, manifest: dict, layers: int) -> None:
+    what = f"{layers} layers, {manifest['images']} images, {len(manifest['sha256'])} files"
     print(printable(f"wrote {args.out}: {what}"))
+
+
+def _write_tflite(args: argparse.Namespace, options: vectors.Options) -> int:
+    """vectors of a .tflite file: its convolutions, one node, or all."""
+    if options.thresholds or options.corners:
+        raise UnusableInput(f"{args.model}: --thresholds and --corners are of ONNX models")
+    if args.layout == "NCHW":
+        raise UnusableInput(f"{args.model}: vectors of a .tflite file have its own layout, NHWC")
+    model = load_tflite(args.model)
+    check_folder(args.out)
+    feeds = read_feeds(model, args.input, args.images)
+    nodes = [n for n in model.nodes if n.op_type in ("CONV_2D", "DEPTHWISE_CONV_2D")]
+    nodes = [model.node(args.node)] if args.node else nodes
+    nodes = list(model.nodes) if args.all or not nodes else nodes
+    options = replace(options, layout="NCHW")  # arrays stay as they are
+    manifest = golden.write(model, feeds, args.out, nodes, _writing, options)
+    _print_written(args, manifest, len(nodes))
     return 0
 
 
 def multipliers_command(args: argparse.Namespace) -> int:
     """Print what to program for each output channel, in the convention of a runtime or a design."""
+    _refuse_tflite(args, "multipliers")
     convention = conventions.convention(args.convention)
     if args.vectors:
         check_apart(args.vectors, [args.model])
@@ -452,6 +556,8 @@ def multipliers_command(args: argparse.Namespace) -> int:
 
 def diagnose_command(args: argparse.Namespace) -> int:
     """Compare a dump of your hardware or kernel with ONNX Runtime: where it differs, and why."""
+    if is_tflite(args.model):
+        return _diagnose_tflite(args)
     _check_diagnose(args)
     model = load(args.model)
     if not args.dump:
@@ -504,6 +610,40 @@ def diagnose_command(args: argparse.Namespace) -> int:
             print(printable(f"wrote {out}" if made else f"no input to write to {out}"))
     print(diagnose_report.text(report))  # the verdict is the last line
     return report.status
+
+
+def _diagnose_tflite(args: argparse.Namespace) -> int:
+    """diagnose of a .tflite file: against LiteRT's reference kernels, without a page or a part."""
+    for name in ("reduce", "sessions", "html", "apart", "x", "dtype"):
+        if getattr(args, name):
+            raise UnusableInput(f"{args.model}: --{name} is of ONNX models")
+    if not args.dump:
+        raise UnusableInput("give a DUMP; see qlinear diagnose --help")
+    if args.layout not in (None, "NHWC", "NCHW"):
+        raise UnusableInput(f"--layout {args.layout}: NHWC or NCHW, of a .tflite file")
+    model = load_tflite(args.model)
+    feeds = read_feeds(model, args.input, args.images)
+    if len(feeds) != 1:
+        raise UnusableInput(f"{args.model}: {len(feeds)} runs of a fixed batch; give one input")
+    values = command.tensors(model, feeds[0])
+    node = args.node or ""
+    dumped = diagnosis.collect(model, values, args.dump, node, args.layout or "NHWC")
+    found = diagnosis.diagnose(model, values, dumped)
+    if args.json:
+        print(json.dumps(found.as_json(), indent=2))
+        return found.status
+    lines = [
+        f"input: {feeds[0].source}",
+        "",
+        *_table(found.comparisons, tflite.RUNTIME, "dump"),
+        "",
+    ]
+    if found.first:
+        (dump, *_) = [one.values for one in dumped if one.tensor == found.first.tensor]
+        lines += [f"where {found.first.tensor} differs:"]
+        lines += [*diagnosis.places(dump != values[found.first.tensor]), ""]
+    print("\n".join(map(printable, [*lines, *diagnosis.said(found)])))
+    return found.status
 
 
 def _check_diagnose(args: argparse.Namespace) -> None:
@@ -637,7 +777,7 @@ def parser() -> argparse.ArgumentParser:
             name, help=function.__doc__, description=function.__doc__, epilog=STATUS_TABLE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form")
+        one.add_argument("model", type=Path, help="ONNX model in QOperator or QDQ form, or .tflite")
         if inputs:
             one.add_argument(
                 "--input", action="append", default=[], metavar="[NAME=]FILE",
@@ -659,6 +799,12 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="print CSV")
     one = add("validate", validate_command)
     one.add_argument("--node", help="check this node alone")
+    one.add_argument(
+        "--kernels",
+        choices=("reference", "default"),
+        help="of a .tflite file: compare with LiteRT's reference kernels, every tensor, or with "
+        "its default, XNNPACK, outputs only (default: reference)",
+    )
     one.add_argument("--json", action="store_true", help="print JSON")
     one = add("run", run_model)
     one.add_argument("--out", type=Path, required=True, help=".npz file to write")
@@ -693,7 +839,8 @@ def parser() -> argparse.ArgumentParser:
         "--corners", action="store_true",
         help="also accumulators at bounds, ties and saturation, and inputs that give the bounds",
     )  # fmt: skip
-    one.add_argument("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="order of axes")
+    one.add_argument("--layout", choices=("NCHW", "NHWC"),
+                     help="order of axes (default: NCHW, of a .tflite file NHWC)")  # fmt: skip
     one.add_argument(
         "--packed", type=word, default=0, metavar="BITS",
         help="also hex text of words of BITS bits, the first element lowest",

@@ -33,12 +33,16 @@ class Comparison:
         return self.mismatches == 0
 
     def __str__(self) -> str:
+        return self.said()
+
+    def said(self, runtime: str = "ONNX Runtime", ours: str = "ours") -> str:
+        """The comparison in words, of two other sides perhaps."""
         if self.first is None:
             return f"{self.elements} elements equal"
         at = self.first
         return (
             f"{self.mismatches} of {self.elements} elements differ, first at {at.index}: "
-            f"ours {at.ours}, ONNX Runtime {at.ort}"
+            f"{ours} {at.ours}, {runtime} {at.ort}"
         )
 
     def as_json(self) -> dict:

@@ -314,7 +314,7 @@ def _fitted_image(path: Path, shape: tuple) -> np.ndarray:
 
 
 def _takes_samples(dtype: np.dtype, shape: tuple) -> bool:
-    return len(shape) == 4 and shape[1:] == (3, 32, 32) and dtype.kind in "fiu"
+    return len(shape) == 4 and shape[1:] in ((3, 32, 32), (32, 32, 3)) and dtype.kind in "fiu"
 
 
 def _samples(model: Model, name: str, count: int) -> list[Feed]:
@@ -328,6 +328,8 @@ def _samples(model: Model, name: str, count: int) -> list[Feed]:
         raise UnusableInput(f"{model.path}: takes {batch} images at once; there are {len(pixels)}")
     if np.dtype(dtype).name == "int8":
         pixels = pixels.astype(np.int16) - 128
+    if shape[1] == 32:  # channels last
+        pixels = pixels.transpose(0, 2, 3, 1)
     feeds = []
     for run in range(runs):
         first, last = run * batch, (run + 1) * batch - 1
@@ -381,16 +383,11 @@ def _least_gathered(model: Model, name: str) -> int:
 
 def _quantized_range(model: Model, name: str) -> tuple[float, float]:
     """The real values of the lowest and highest code of the quantizer that reads the input."""
-    for node in model.nodes:
-        if node.op_type == "QuantizeLinear" and node.inputs[0] == name:
-            arguments = model.arguments(node)
-            scale, zero = arguments.get("y_scale"), arguments.get("y_zero_point", np.uint8(0))
-            if scale is not None and scale.size == 1 and zero.size == 1 and zero.dtype.kind in "iu":
-                info, scale = np.iinfo(zero.dtype), float(scale.item())
-                if np.isfinite(scale) and 0 < scale < 1e30:
-                    return (info.min - int(zero.item())) * scale, (
-                        info.max - int(zero.item())
-                    ) * scale
+    for scale, zero in model.quantizers(name):
+        if scale.size == 1 and zero.size == 1 and zero.dtype.kind in "iu":
+            info, scale, zero = np.iinfo(zero.dtype), float(scale.item()), int(zero.item())
+            if np.isfinite(scale) and 0 < scale < 1e30:
+                return (info.min - zero) * scale, (info.max - zero) * scale
     return -2.0, 2.0
 
 

@@ -1,7 +1,7 @@
 """Read an ONNX file into plain records, in which every input has its ONNX name."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,19 +71,15 @@ class Model:
         Raises:
             UnusableInput: there is none, or several have the name; the message says which exist.
         """
-        found = [node for node in self.nodes if node.name == name]
-        found = found or [node for node in self.nodes if name in node.outputs]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            outputs = ", ".join(node.outputs[0] for node in found)
-            raise UnusableInput(
-                f"{self.path}: {len(found)} nodes are named {name!r}; "
-                f"name one by the tensor that it writes: {outputs}"
-            )
-        names = ", ".join(n.name for n in self.nodes[:20])
-        more = f" and {len(self.nodes) - 20} more" if len(self.nodes) > 20 else ""
-        raise UnusableInput(f"{self.path}: no node named {name!r}; the nodes are {names}{more}")
+        return find_node(self.path, self.nodes, name)
+
+    def quantizers(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Constant scale and zero point of each QuantizeLinear that reads a tensor."""
+        for node in self.nodes:
+            if node.op_type == "QuantizeLinear" and node.inputs[0] == name:
+                arguments = self.arguments(node)
+                if "y_scale" in arguments:
+                    yield arguments["y_scale"], arguments.get("y_zero_point", np.uint8(0))
 
     def names(self, node: Node) -> dict[str, str]:
         """The tensor of each input that the node has, by the input's ONNX name."""
@@ -114,6 +110,27 @@ class Model:
                 raise UnusableInput(f"{self.path}: node {node.name}: {name} {what}")
         values = [arguments.get(name) for name in names]
         return Conv(*values, attributes=node.attributes)
+
+
+def find_node(path: Path, nodes: tuple[Node, ...], name: str) -> Node:
+    """The node of that name, or the one that writes the tensor of that name.
+
+    Raises:
+        UnusableInput: there is none, or several have the name; the message says which exist.
+    """
+    found = [node for node in nodes if node.name == name]
+    found = found or [node for node in nodes if name in node.outputs]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        outputs = ", ".join(node.outputs[0] for node in found)
+        raise UnusableInput(
+            f"{path}: {len(found)} nodes are named {name!r}; "
+            f"name one by the tensor that it writes: {outputs}"
+        )
+    names = ", ".join(n.name for n in nodes[:20])
+    more = f" and {len(nodes) - 20} more" if len(nodes) > 20 else ""
+    raise UnusableInput(f"{path}: no node named {name!r}; the nodes are {names}{more}")
 
 
 def input_names(node: Node, opset: int) -> list[str]:

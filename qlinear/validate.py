@@ -32,6 +32,7 @@ STATUS_TABLE = """exit status:
 
 Of MatMulNBits the weights are recomputed; its float sums are ONNX Runtime's.
 """
+ALL_MAC = (*FLOAT_MAC, *INTEGER_MAC)
 HELD = 1 << 28  # bytes of our tensors that are kept until ONNX Runtime is asked for its own
 
 Progress = Callable[[Iterable, str, int], Iterable]
@@ -73,6 +74,7 @@ class Verdict:
     coverage: Coverage
     default: Default | None  # None where ONNX Runtime does not run the file so
     notes: tuple[str, ...] = field(default=())
+    runtime: str = "ONNX Runtime"  # whose outputs and tensors these are
 
     @property
     def status(self) -> str:
@@ -122,8 +124,8 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
         notes += asked
         outputs += _compared({k: ours.get(k) for k in theirs}, theirs, network.graph)
         tensors += found
-        coverages.append(_coverage([*folded, *seen]))
-    coverage = _least(coverages)
+        coverages.append(coverage_of([*folded, *seen]))
+    coverage = least(coverages)
     if not coverage.quantized:
         kinds = ", ".join(sorted({n.operator for n in model.nodes})) or "none"
         raise UnusableInput(f"{model.path}: no quantized operator (its operators: {kinds})")
@@ -133,8 +135,8 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
         model=str(model.path),
         inputs=tuple(feed.source for feed in feeds),
         session=str(network.settings),
-        outputs=_merged(outputs),
-        tensors=_merged(tensors),
+        outputs=merged(outputs),
+        tensors=merged(tensors),
         coverage=coverage,
         default=_default(model, network, by_default),
         notes=tuple(dict.fromkeys(notes)),
@@ -387,12 +389,17 @@ def _by_default(
     return _compared(plain, {name: theirs[name] for name in plain})
 
 
-def _coverage(seen: list[Step]) -> Coverage:
+def coverage_of(seen: list[Step], mac_kinds: Iterable[str] = ALL_MAC) -> Coverage:
+    """What kinds of nodes a graph's steps are.
+
+    Args:
+        mac_kinds: the operators that multiply and accumulate.
+    """
     left_out: dict[str, list[str]] = {}
     for step in seen:
         if step.how == engine.LEFT_OUT:
             left_out.setdefault(step.reason, []).append(step.node.name)
-    mac = [s for s in seen if s.node.op_type in (*FLOAT_MAC, *INTEGER_MAC)]
+    mac = [s for s in seen if s.node.op_type in mac_kinds]
     return Coverage(
         quantized=sum(s.quantized for s in seen),
         recomputed=sum(s.quantized and s.how in (engine.RECOMPUTED, engine.SUMS) for s in seen),
@@ -404,7 +411,7 @@ def _coverage(seen: list[Step]) -> Coverage:
     )
 
 
-def _least(coverages: list[Coverage]) -> Coverage:
+def least(coverages: list[Coverage]) -> Coverage:
     """What holds in every run: the fewest that were recomputed, and all that was ever left out."""
     left_out: dict[str, list[str]] = {}
     for coverage in coverages:
@@ -440,7 +447,7 @@ def _default(model: Model, network: Network, comparisons: list[Comparison]) -> D
     )
 
 
-def _merged(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
+def merged(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
     """The comparisons of several inputs, one for each tensor, in the order in which they came."""
     merged: dict[str, Comparison] = {}
     for c in comparisons:

@@ -379,7 +379,7 @@ def write(
                 fixed = all(name in graph.constants for name in node.inputs[1:] if name)
                 made = _conv_record if node.operator == "QLinearConv" and fixed else _record
                 record = made(graph, node, values, folder)
-                _write_image(record, index, work, options)
+                write_image(record, index, work, options)
                 if folder not in layers:
                     layers[folder] = _described(graph, node, record, values, options)
                     _write_edges(_requantizer(graph, node, values), record, work, options)
@@ -389,7 +389,7 @@ def write(
                 differs = _fixed_point_differs(graph, node, values, record)
                 layers[folder]["fixed_point_differs"] += differs
             if index == len(images) - 1 and index:
-                _write_images(record, len(images), work, options)
+                write_images(record, len(images), work, options)
             _note_tensors(tensors, scales, record, values)
         files = {
             path.relative_to(work).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -560,7 +560,7 @@ def packed_lines(values: np.ndarray, bits: int) -> Iterator[str]:
         yield raw[start : start + size].ljust(size, b"\0")[::-1].hex() + "\n"
 
 
-def _write_image(record: Record, index: int, work: Path, options: Options) -> None:
+def write_image(record: Record, index: int, work: Path, options: Options) -> None:
     """One image's arrays, and with the first image all that is the layer's."""
     target = work / record.folder
     constants, image = (
@@ -590,7 +590,8 @@ def _write_arrays(target: Path, start: str, arrays: dict, options: Options) -> N
             _write_lines(target / f"{start}{name}_packed{options.packed}.hex", lines)
 
 
-def _write_images(record: Record, count: int, work: Path, options: Options) -> None:
+def write_images(record: Record, count: int, work: Path, options: Options) -> None:
+    """What includes every image of a layer."""
     prefix = prefix_of(record) if options.prefix else ""
     target = work / record.folder
     _write_lines(target / "images.h", images_header(record, count, prefix))

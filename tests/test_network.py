@@ -314,7 +314,7 @@ def test_the_status_of_a_verdict():
 
 def test_comparisons_of_several_inputs_are_added():
     first, later = Mismatch((0,), 1, 2), Mismatch((5,), 3, 4)
-    found = validate._merged(
+    found = validate.merged(
         [
             comparison(tensor="a"), comparison(2, "b", 6, 9, first),
             comparison(1, "a", 4, 3, later), comparison(1, "b", 6, 5, later),
@@ -331,7 +331,7 @@ def test_coverage_is_counted_by_what_was_done():
     def step(name, op_type, how, reason="", quantized=True, domain=""):
         return Step(Node(name, op_type, domain, (), (), {}), {}, how, reason, quantized)
 
-    found = validate._coverage(
+    found = validate.coverage_of(
         [
             step("a", "QLinearConv", RECOMPUTED), step("b", "QLinearConv", LEFT_OUT, "why"),
             step("c", "QLinearMul", LEFT_OUT, "why"), step("d", "QLinearX", LEFT_OUT, "other"),
@@ -608,8 +608,8 @@ def test_what_holds_in_every_run():
     first = validate.Coverage(5, 4, 3, 3, {"Relu": 1}, {"why": ["a"]})
     second = validate.Coverage(5, 3, 3, 2, {"Relu": 1}, {"why": ["a", "b"], "other": ["c"]})
     wanted = validate.Coverage(5, 3, 3, 2, {"Relu": 1}, {"why": ["a", "b"], "other": ["c"]})
-    assert validate._least([first, second]) == validate._least([second, first]) == wanted
-    assert validate._least([first]) == first
+    assert validate.least([first, second]) == validate.least([second, first]) == wanted
+    assert validate.least([first]) == first
 
 
 def test_an_output_that_is_an_input_or_a_constant():

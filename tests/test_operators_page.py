@@ -9,6 +9,7 @@ from qlinear.errors import UnusableInput
 from qlinear.fuse import fuse
 from qlinear.inputs import Feed
 from qlinear.onnx_model import from_proto
+from qlinear.tflite import reference
 from qlinear.validate import validate
 from tools import operators
 
@@ -41,6 +42,14 @@ def test_an_operator_of_the_contrib_domain_is_on_the_page(page, name):
 )
 def test_an_operator_of_onnx_is_on_the_page(page, name):
     assert f"\n| {name} | " in page
+
+
+def test_every_operator_in_tensorflow_lites_form_is_on_the_page(page):
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    rows = {row[0].strip("| "): row[1:] for row in rows}
+    for name in reference.OPERATORS:
+        assert len(rows[name]) == 2 and all(rows[name])
+    assert rows["RESHAPE"][1] == "the same |" and "float32" in rows["CONV_2D"][1]
 
 
 @pytest.mark.parametrize(

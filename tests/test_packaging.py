@@ -121,7 +121,8 @@ def test_every_import_of_the_library_is_declared():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             if isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
-    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["fast"]
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["fast"] + extras["tflite"]
     declared = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines}
     declared = {"PIL" if name == "pillow" else name for name in declared}
     assert imported - set(sys.stdlib_module_names) - {"qlinear"} == declared

@@ -25,6 +25,7 @@ from qlinear.inputs import Feed
 from qlinear.onnx_model import from_proto, operator_name
 from qlinear.operators import MOVERS, OPERATORS
 from qlinear.quantized import ALWAYS, INTEGER_MAC, PRODUCTS
+from qlinear.tflite import reference, xnnpack
 from qlinear.validate import validate
 from tools.chapter import record
 
@@ -89,6 +90,18 @@ Operators in float are ONNX Runtime's, as they are; `validate` counts and names 
 
 ONNX Runtime declares these in its domain com.microsoft, but its CPU provider has no kernel for
 them. It refuses a file that holds one, and `validate` reports that as an error: {declared}.
+"""
+TFLITE = """
+## In TensorFlow Lite's form
+
+Of a `.tflite` file, which the commands take with the extra `qlinear[tflite]`, these operators are
+recomputed on int8, equal to LiteRT's reference kernels on every element that the tests compare. The
+last column says what LiteRT computes by default on x86, mostly by XNNPACK; `validate` compares with
+the reference kernels, whose tensors in between can be asked for. Other operators, types and fused
+activations are left to LiteRT, named, and the verdict is PARTIAL.
+
+| operator | LiteRT's reference kernel | by default |
+| --- | --- | --- |
 """
 INT8, INT4, UINT16, FLOAT = (
     TensorProto.INT8, TensorProto.INT4, TensorProto.UINT16, TensorProto.FLOAT,
@@ -250,6 +263,22 @@ def left_out() -> list[str]:
     return sorted(operator_name(*key) for key in quantized if key not in known)
 
 
+def in_tflite() -> str:
+    """A row for each operator in TensorFlow Lite's form, as its function says."""
+    rows = []
+    for name, function in sorted(reference.OPERATORS.items()):
+        other = xnnpack.OPERATORS.get(name)
+        default = "the same" if other is function else says(other) if other else "not computed"
+        rows.append(f"| {name} | {says(function)} | {default} |")
+    return TFLITE + "\n".join(rows)
+
+
+def says(function: Callable) -> str:
+    """What a function says of itself, in its first line after the operator's name."""
+    first = function.__doc__.split("\n")[0].rstrip(".").split(": ", 1)[1]
+    return first.replace("**", "^")  # two stars are bold in Markdown
+
+
 def table() -> str:
     compared, mark = record("compared.json")
     rows = []
@@ -266,6 +295,7 @@ def table() -> str:
             HEAD, RECOMPUTED + "\n".join(rows), "", mark.data, "", MOVED.format(names=movers),
             written(), NBITS,
             LEFT.format(names=", ".join(left_out()), declared=", ".join(without_kernel())),
+            in_tflite(), "",
         ]
     )  # fmt: skip
 
