@@ -220,12 +220,6 @@ def pairs_conv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, B, **att
     return qc.stages(x, conv, accumulate=accumulate_pairs).y
 
 
-def pairs_conv_integer(x, w, x_zero, w_zero, **attributes):
-    """ConvInteger by pairs saturated at 16 bits."""
-    geo = qc.geometry(x.shape, w.shape, **attributes)
-    return accumulate_pairs(qc.pad(x, x_zero, geo), x_zero, w, w_zero, geo)
-
-
 def pairs_qgemm(A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero, *, transB=0):
     """QGemm by pairs saturated at 16 bits."""
     acc = pairs_matmul(A, B.T if transB else B, a_zero) + C
@@ -264,7 +258,6 @@ FORMS: dict[str, dict[str, Callable]] = {
         "integers, ties away from zero (NEON)": qlinear_add_neon,
     },
     "QLinearConv": {PAIRS: pairs_conv},
-    "ConvInteger": {PAIRS: pairs_conv_integer},
     "MatMulInteger": {PAIRS: lambda A, B, a_zero, b_zero: pairs_matmul(A, B, a_zero)},
     "QGemm": {PAIRS: pairs_qgemm},
     "QLinearMatMul": {PAIRS: pairs_qlinear_matmul},
