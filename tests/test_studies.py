@@ -77,7 +77,7 @@ def planned(files, text: str | None = None, **options) -> study.Plan:
     else:
         (files[1].parent / "other.toml").write_text(text)
         asked = settings.read(files[1].parent / "other.toml")
-    return study.plan(model, study.read_data(model, files[1]), asked, batch=8, **options)
+    return study.plan(model, study.read_data(model, files[1]), asked, **{"batch": 8, **options})
 
 
 def outputs(plan: study.Plan, rows: list[study.Row]) -> tuple[str, str, str]:
@@ -127,6 +127,7 @@ def row_of(rows: list[study.Row], title: str, mode: str = "", layer: str = "") -
         ("accumulators = 3", "accumulators: a table needed, [accumulators]"),
         ("", "no section; there are: accumulators"),
         ("[accumulators", "not TOML"),
+        ("[files]\n[[files]]\n", "a section that is repeated is [[section]]"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line(text, said, tmp_path):
@@ -269,6 +270,45 @@ def test_standard_errors_are_binomial_and_paired():
     assert it.error == pytest.approx(it.difference_error)
     # 95 of 100 times at least one of n shows, where each shows with this probability
     assert (1 - report.unseen(1000)) ** 1000 == pytest.approx(0.05)
+
+
+def test_a_loss_of_few_images_is_not_clear():
+    for n in range(1, 6):  # whatever their standard error
+        counts = {"images": n, "same": 0, "right": 0, "lost": n, "gained": 0}
+        assert not report.score(counts, labelled=True).loses
+        assert not report.score(counts, labelled=False).loses
+    counts = {"images": 10, "same": 4, "right": 4, "lost": 6, "gained": 0}
+    assert report.score(counts, labelled=True).loses
+    assert report.by_chance(6, 0) == 1 / 64
+    # and many ways at once as few: the tail of a binomial law
+    tosses = np.random.default_rng(0).random((200_000, 50)) < 0.5
+    assert report.by_chance(30, 20) == pytest.approx((tosses.sum(1) >= 30).mean(), abs=0.002)
+
+
+def test_only_measured_ways_to_pass_an_accumulators_end_are_said():
+    def row(bits, how, same):
+        setting = Setting("accumulators", (("bits", bits), ("how", how)))
+        return study.Row(setting, {"images": 9, "same": same}, {}, {})
+
+    rows = [row(12, EVERY, 3), row(14, EVERY, 8), row(16, "wrap", 9), row(18, "wrap", 9)]
+    assert report._unchanged(rows) == (16, ["wrap: at 16, 18 bits"])
+    assert report._unchanged(rows[:2]) is None
+
+
+def test_layers_that_tie_are_all_named_and_those_that_stay_exact_are(tmp_path):
+    files = made(tmp_path, "mobilenet_v2", "QOperator-int8-int8", images=4)
+    plan = planned(files, "[analog]\nadc_bits = 1\nclip = true\nsensitivity = true\n")
+    rows = study.run(plan, tmp_path / "out")
+    (modes,) = report.sensitivity(rows).values()
+    text, shown = report.most_sensitive(modes, labelled=False), page.html(plan, rows)
+    least = min(row.counts["same"] for row in modes[ALONE])
+    most = [r.setting.layer for r in modes[ALONE] if r.counts["same"] == least]
+    assert least < 4 and all(layer in text for layer in most)
+    groups = [r.setting.layer for r in modes[ALONE] if r.left]
+    assert groups and all(f"{name} (exact in any case)" in shown for name in groups)
+    for name, count in plan.facts["exact"].items():
+        assert f"{count} {name}" in shown
+    assert "com.microsoft.QLinearAdd" in plan.facts["exact"]
 
 
 # --- fewer bits
@@ -584,6 +624,8 @@ def test_the_command_writes_a_report_that_loads_nothing(vgg, tmp_path, capsys):
     [
         (dict(y=np.zeros(3, int)), "y has shape (3,), for 24 images"),
         (dict(y=np.zeros(24)), "y has type float64: whole numbers needed"),
+        (dict(y=np.full(24, -1)), "y holds -1: classes count from 0"),
+        (dict(y=np.full(24, 2**63, np.uint64)), "y holds 9223372036854775808: classes"),
         (dict(x=np.zeros((24, 3, 9, 9), np.float32)), "does not fit input x"),
         (dict(x=np.full((24, 3, 16, 16), np.nan, np.float32)), "not finite"),
         (dict(x=None, z=np.zeros(3)), "holds z, not x or x"),
@@ -613,6 +655,34 @@ def test_what_cannot_be_studied_is_refused(vgg, tmp_path):
     toml.write_text("[files]\nfile = 'lenet.onnx'\n")
     with pytest.raises(UnusableInput, match="its inputs are not those of"):
         planned((*vgg[:2], toml))
+
+
+def test_labels_are_classes_of_the_output(vgg, tmp_path):
+    held = np.load(vgg[1])
+    np.savez(tmp_path / "d.npz", x=held["x"], labels=np.where(np.arange(24) < 8, 3, 10))
+    with pytest.raises(UnusableInput, match="a label is 10, output y has 10 classes"):
+        planned((vgg[0], tmp_path / "d.npz"), "[accumulators]\nbits = 18\n")
+    planned((vgg[0], tmp_path / "d.npz"), "[accumulators]\nbits = 18\n", images=8)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "shape"),
+    [
+        ("ReduceMax", dict(keepdims=0), r"\(\) for 8 images"),
+        ("ReduceMax", dict(keepdims=1, axes=[0]), r"\(1, 10\) for 8 images"),
+        ("Transpose", dict(perm=[1, 0]), r"\(10, 1\) for 1 image"),
+    ],
+)
+def test_an_output_has_an_axis_of_images(op, attributes, shape, vgg, tmp_path):
+    proto = onnx.load(vgg[0])
+    end = onnx.helper.make_node(op, [proto.graph.output[0].name], ["end"], **attributes)
+    proto.graph.node.append(end)
+    proto.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="end"))
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(proto, tmp_path / "m.onnx")
+    some = dict(batch=10) if op == "Transpose" else {}  # as many images as classes
+    with pytest.raises(UnusableInput, match=shape):
+        planned((tmp_path / "m.onnx", vgg[1]), "[accumulators]\nbits = 18\n", **some)
 
 
 def test_a_file_that_is_no_zip_ends_in_one_line(vgg, tmp_path):

@@ -125,6 +125,15 @@ def _network(plan: Plan) -> str:
     if facts["float"]:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(facts["float"].items()))
         parts.append(_p(f"Float nodes, computed by ONNX Runtime: {kinds}."))
+    if facts["exact"]:
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(facts["exact"].items()))
+        parts.append(
+            _p(
+                f"Other nodes, computed by the reference: {kinds}. Accumulators, requantizers, "
+                "weights and arrays are never those of these nodes; of fewer activation bits they "
+                "write fewer, where they write 8."
+            )
+        )
     if facts["activations_left"]:
         names = ", ".join(facts["activations_left"])
         parts.append(_p(f"8-bit tensors that keep their bits in every setting, of: {names}."))
@@ -228,8 +237,14 @@ def _sensitivities(plan: Plan, rows: Sequence[Row]) -> list[str]:
             caption = f"{measure}, in points from the exact network’s; bars: two paired standard "
             parts.append(_figure(drawing, f"{caption}errors to either side."))
         images = next(iter(by_layer[ALONE].values())).images
+        fixed = {r.setting.layer for r in modes[ALONE] if r.left}
         table = [
-            (name, points(it), f"{it.changed:,}", *_others(by_layer.get(ALL_BUT, {}).get(name)))
+            (
+                f"{name} (exact in any case)" if name in fixed else name,
+                points(it),
+                f"{it.changed:,}",
+                *_others(by_layer.get(ALL_BUT, {}).get(name)),
+            )
             for name, it in by_layer[ALONE].items()
         ]
         parts.append("<details><summary>As a table</summary>")
