@@ -489,6 +489,25 @@ def test_results_of_different_studies_are_never_mixed(vgg, tmp_path):
         study.run(plan, tmp_path / "full")
 
 
+def test_a_study_that_found_nothing_leaves_nothing(vgg, tmp_path, monkeypatch):
+    plan = planned(vgg[:2], "[accumulators]\nbits = 14\nhow = 'wrap'\n", images=8)
+
+    def nobody(*args):
+        raise UnusableInput("no scheduler there")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "here", nobody)
+        with pytest.raises(UnusableInput, match="no scheduler there"):
+            study.run(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    study.run(plan, tmp_path / "out")
+    with monkeypatch.context() as patched:  # what is there stays
+        patched.setattr(study, "here", nobody)
+        study.run(plan, tmp_path / "out")
+    assert (tmp_path / "out" / workers.JOURNAL).exists()
+
+
 def test_one_study_at_a_time_writes_to_a_folder(vgg, tmp_path):
     pytest.importorskip("fcntl")
     plan = planned(vgg, "[accumulators]\nbits = 12\nhow = 'wrap'\n")

@@ -129,9 +129,9 @@ def _network(plan: Plan) -> str:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(facts["exact"].items()))
         parts.append(
             _p(
-                f"Other nodes, computed by the reference: {kinds}. Accumulators, requantizers, "
-                "weights and arrays are never those of these nodes; of fewer activation bits they "
-                "write fewer, where they write 8."
+                f"Other nodes, computed by the reference: {kinds}. In every setting their "
+                "arithmetic is exact; where activations have fewer bits, so have their 8-bit "
+                "results."
             )
         )
     if facts["activations_left"]:
@@ -264,12 +264,18 @@ def _provenance(plan: Plan) -> str:
         values = value.items() if isinstance(value, dict) else [(name, value)]
         rows += [(key if key != "model" else "model, SHA-256", v) for key, v in values]
     rows = [("data, SHA-256", v) if k == "data" else (k, v) for k, v in rows]
+    borrowed = plan.facts["float"] or plan.facts["left"]
+    floats = (
+        " What this network leaves to ONNX Runtime may be other on another machine, where it is "
+        "float."
+    )
     return "\n".join(
         [
             _h(2, "What it rests on"),
             _p("results.json has every count, results.csv every row. The counts of noise-free "
                "settings are sums of integers, alike on every machine; where cells or conversions "
-               "have errors, sums are floats, and another BLAS may round them otherwise."),
+               "have errors, sums are floats, and another BLAS may round them otherwise."
+               + (floats if borrowed else "")),
             _table(["", "what"], rows),
         ]
     )  # fmt: skip

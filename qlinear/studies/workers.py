@@ -61,11 +61,28 @@ def journal(folder: Path, header: dict) -> Iterator[tuple[dict[Place, dict], Cal
         UnusableInput: the folder holds something else, a study of something else, or another
             process writes to it.
     """
-    path = folder / JOURNAL
-    if not path.exists():
-        check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, _line(header))
+    path, made = folder / JOURNAL, not folder.exists()
+    if path.exists():
+        with _opened(path, folder, header) as (found, add):
+            yield found, add
+        return
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, _line(header))
+    found = {}
+    try:
+        with _opened(path, folder, header) as (found, add):
+            yield found, add
+    finally:
+        if not found:  # it ended before it found anything: nothing is left of it
+            path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+@contextmanager
+def _opened(path: Path, folder: Path, header: dict) -> Iterator[tuple[dict[Place, dict], Callable]]:
     with path.open("r+b") as file:
         _lock(file, folder)
         content = file.read()
