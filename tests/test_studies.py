@@ -295,6 +295,20 @@ def test_only_measured_ways_to_pass_an_accumulators_end_are_said():
     assert report._unchanged(rows[:2]) is None
 
 
+def test_any_name_fits_into_the_page(vgg, tmp_path):
+    proto = onnx.load(vgg[0])
+    first, second = [n for n in proto.graph.node if n.op_type == "QLinearConv"][:2]
+    first.name, second.name = "a" * 300, "</script><b>$x_1$"
+    onnx.save(proto, tmp_path / "m.onnx")
+    text = "[accumulators]\nbits = 8\nhow = 'wrap'\nsensitivity = true\n"
+    plan = planned((tmp_path / "m.onnx", vgg[1]), text, images=4)
+    shown = page.html(plan, study.run(plan, tmp_path / "out"))
+    assert "<b>" not in shown and "&lt;b&gt;$x_1$" in shown
+    drawn = re.findall(r"<text[^>]*>(.*?)</text>", shown, flags=re.S)
+    assert not drawn or f"{'a' * 19}…{'a' * 20}" in " ".join(drawn)
+    assert max(map(len, drawn), default=0) < 100
+
+
 def test_layers_that_tie_are_all_named_and_those_that_stay_exact_are(tmp_path):
     files = made(tmp_path, "mobilenet_v2", "QOperator-int8-int8", images=4)
     plan = planned(files, "[analog]\nadc_bits = 1\nclip = true\nsensitivity = true\n")

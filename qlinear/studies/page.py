@@ -32,8 +32,8 @@ COLOURS = "#3b8bc8", "#d5711e", "#1e9e77", "#c06a9c", "#808080", "#a08a00"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto;
-  padding: 0 1rem 4rem; }
-h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+  padding: 0 1rem 4rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 h3 { font-size: 1.05rem; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -352,6 +352,12 @@ def _lines(some: list[Series], exact: Row, measure: str, labelled: bool) -> str:
     return _svg(fig, f"{measure} against {KEY_NAMES[key]}. {said}")
 
 
+def _short(name: str) -> str:
+    """A name beside an axis: of a long one its two ends."""
+    name = printable(name)
+    return name if len(name) <= 40 else f"{name[:19]}…{name[-20:]}"
+
+
 def _dots(by_layer: dict, measure: str) -> str:
     if figures() is None:
         return ""
@@ -364,7 +370,7 @@ def _dots(by_layer: dict, measure: str) -> str:
         ax.errorbar(x, y, xerr=bars, fmt="os"[k], ms=5, capsize=2, lw=1, color=COLOURS[k],
                     label="this layer alone" if mode == ALONE else "all but it")  # fmt: skip
     ax.axvline(0, ls=":", lw=1, color="#808080")
-    ax.set_yticks(range(len(names)), [printable(n).replace("$", r"\$") for n in reversed(names)])
+    ax.set_yticks(range(len(names)), [_short(n).replace("$", r"\$") for n in reversed(names)])
     ax.tick_params(axis="y", labelsize=8)
     ax.set(xlabel=f"{measure}, points from the exact network’s", ylim=(-0.6, len(names) - 0.4))
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))

@@ -384,7 +384,9 @@ EXPLAINED = {
     "chip is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges "
     "of N images” resolve the greatest count of the first N images, or of all if they are fewer; "
     "these are measured too.",
-    FILES: "Other files for the same inputs, each computed by the reference.",
+    FILES: "Other files for the same inputs, each computed by the reference, and by ONNX Runtime "
+    "what that does not compute. “Saturated to N bits”: every int8 tensor that a node writes is "
+    "clipped to the integers of N bits.",
 }
 
 
