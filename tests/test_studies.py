@@ -429,6 +429,38 @@ def test_a_fixed_batch_is_fed_as_it_is(tmp_path):
     assert other[0].counts == rows[0].counts
 
 
+def test_what_keeps_its_bits_is_said(tmp_path):
+    """An 8-bit input, and a tensor whose range is that of its batch."""
+    proto = quantized("vgg", "QOperator-int8-int8")
+    quantize = proto.graph.node[0]
+    assert quantize.op_type == "QuantizeLinear"
+    proto.graph.node.remove(quantize)
+    proto.graph.input[0].name = quantize.output[0]
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+    onnx.save(proto, tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.integers(-128, 128, (4, 3, 16, 16)).astype(np.int8))
+    files, text = (tmp_path / "m.onnx", tmp_path / "d.npz"), "[bit_widths]\nactivations = 3\n"
+    plan = planned(files, text)
+    assert plan.facts["activations_left"] == [f"input {quantize.output[0]}"]
+    shown = page.html(plan, study.run(plan, tmp_path / "out"))
+    assert f"keep their bits in every setting, of: input {quantize.output[0]}." in shown
+    assert "--batch" not in shown
+    proto = quantized("vgg", "QOperator-int8-int8")
+    x = proto.graph.input[0].name
+    for node in proto.graph.node:
+        node.input[:] = ["again" if name == x else name for name in node.input]
+    make = onnx.helper.make_node
+    proto.graph.node.insert(0, make("DequantizeLinear", ["q", "s", "z"], ["again"], "back"))
+    proto.graph.node.insert(0, make("DynamicQuantizeLinear", [x], ["q", "s", "z"], "dynamic"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=rng.normal(0, 1, (4, 3, 16, 16)).astype(np.float32))
+    plan = planned(files, text)
+    assert plan.facts["activations_left"] == ["dynamic"]
+    shown = page.html(plan, study.run(plan, tmp_path / "two"))
+    assert "range from all images of a run, up to 8: the numbers depend on --batch" in shown
+
+
 def test_another_file_is_another_setting(vgg, tmp_path):
     for name, bits in (("same.onnx", ""), ("channels.onnx", "-channels")):
         onnx.save(quantized("vgg", f"QOperator-int8-int8{bits}"), tmp_path / name)

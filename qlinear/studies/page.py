@@ -134,6 +134,14 @@ def _network(plan: Plan) -> str:
                 "results."
             )
         )
+    if "DynamicQuantizeLinear" in facts["exact"] | facts["float"]:
+        many = plan.job.runs or plan.batch
+        parts.append(
+            _p(
+                f"DynamicQuantizeLinear takes its range from all images of a run, up to {many:,}: "
+                "the numbers depend on --batch."
+            )
+        )
     if facts["activations_left"]:
         names = ", ".join(facts["activations_left"])
         parts.append(_p(f"8-bit tensors that keep their bits in every setting, of: {names}."))

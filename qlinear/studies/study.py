@@ -243,7 +243,8 @@ def _facts(
     float_nodes: dict[str, int] = {}
     exact: dict[str, int] = {}
     others: dict[str, str] = dict(left)
-    wide: list[str] = []
+    wide = [f"input {name}" for name, (dtype, _) in network.file.inputs.items()
+            if dtype in (np.int8, np.uint8)]  # fmt: skip
     ours: dict[str, np.ndarray] = {}
     constants = network.graph.constants
     ours |= {k: v for k, v in {**constants, **first}.items() if k in network.file.outputs}
