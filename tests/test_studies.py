@@ -1,6 +1,7 @@
 """The hardware study of a reader's network: its settings, its counts, and who does the work."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -629,6 +630,22 @@ def test_a_killed_workers_work_is_done_again(count, farmed, tmp_path):
             plan, tmp_path / "out", scheduler=cluster.scheduler_address, progress=killing
         )
     assert killed and outputs(plan, rows) == wanted
+
+
+def test_a_lost_scheduler_is_one_line(monkeypatch):
+    def lost(*args):
+        yield ("key", 0, 1), {}
+        raise OSError("Connection reset by peer")
+
+    monkeypatch.setattr(workers, "_by_dask", lost)
+    results = workers.by_dask(None, None, [], None)
+    assert next(results) == (("key", 0, 1), {})
+    with pytest.raises(UnusableInput, match=r"scheduler is lost \(Connection reset.*run again"):
+        next(results)
+    level = logging.getLogger("distributed").level
+    with workers._quiet():
+        assert not logging.getLogger("distributed").isEnabledFor(logging.ERROR)
+    assert logging.getLogger("distributed").level == level
 
 
 def test_a_worker_of_another_version_is_refused(farmed, tmp_path, monkeypatch):
