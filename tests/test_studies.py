@@ -1,6 +1,7 @@
 """The hardware study of a reader's network: its settings, its counts, and who does the work."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -77,7 +78,7 @@ def planned(files, text: str | None = None, **options) -> study.Plan:
     else:
         (files[1].parent / "other.toml").write_text(text)
         asked = settings.read(files[1].parent / "other.toml")
-    return study.plan(model, study.read_data(model, files[1]), asked, batch=8, **options)
+    return study.plan(model, study.read_data(model, files[1]), asked, **{"batch": 8, **options})
 
 
 def outputs(plan: study.Plan, rows: list[study.Row]) -> tuple[str, str, str]:
@@ -127,6 +128,7 @@ def row_of(rows: list[study.Row], title: str, mode: str = "", layer: str = "") -
         ("accumulators = 3", "accumulators: a table needed, [accumulators]"),
         ("", "no section; there are: accumulators"),
         ("[accumulators", "not TOML"),
+        ("[files]\n[[files]]\n", "a section that is repeated is [[section]]"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line(text, said, tmp_path):
@@ -271,6 +273,59 @@ def test_standard_errors_are_binomial_and_paired():
     assert (1 - report.unseen(1000)) ** 1000 == pytest.approx(0.05)
 
 
+def test_a_loss_of_few_images_is_not_clear():
+    for n in range(1, 6):  # whatever their standard error
+        counts = {"images": n, "same": 0, "right": 0, "lost": n, "gained": 0}
+        assert not report.score(counts, labelled=True).loses
+        assert not report.score(counts, labelled=False).loses
+    counts = {"images": 10, "same": 4, "right": 4, "lost": 6, "gained": 0}
+    assert report.score(counts, labelled=True).loses
+    assert report.by_chance(6, 0) == 1 / 64
+    # and many ways at once as few: the tail of a binomial law
+    tosses = np.random.default_rng(0).random((200_000, 50)) < 0.5
+    assert report.by_chance(30, 20) == pytest.approx((tosses.sum(1) >= 30).mean(), abs=0.002)
+
+
+def test_only_measured_ways_to_pass_an_accumulators_end_are_said():
+    def row(bits, how, same):
+        setting = Setting("accumulators", (("bits", bits), ("how", how)))
+        return study.Row(setting, {"images": 9, "same": same}, {}, {})
+
+    rows = [row(12, EVERY, 3), row(14, EVERY, 8), row(16, "wrap", 9), row(18, "wrap", 9)]
+    assert report._unchanged(rows) == (16, ["wrap: at 16, 18 bits"])
+    assert report._unchanged(rows[:2]) is None
+
+
+def test_any_name_fits_into_the_page(vgg, tmp_path):
+    proto = onnx.load(vgg[0])
+    first, second = [n for n in proto.graph.node if n.op_type == "QLinearConv"][:2]
+    first.name, second.name = "a" * 300, "</script><b>$x_1$"
+    onnx.save(proto, tmp_path / "m.onnx")
+    text = "[accumulators]\nbits = 8\nhow = 'wrap'\nsensitivity = true\n"
+    plan = planned((tmp_path / "m.onnx", vgg[1]), text, images=4)
+    shown = page.html(plan, study.run(plan, tmp_path / "out"))
+    assert "<b>" not in shown and "&lt;b&gt;$x_1$" in shown
+    drawn = re.findall(r"<text[^>]*>(.*?)</text>", shown, flags=re.S)
+    assert not drawn or f"{'a' * 19}…{'a' * 20}" in " ".join(drawn)
+    assert max(map(len, drawn), default=0) < 100
+
+
+def test_layers_that_tie_are_all_named_and_those_that_stay_exact_are(tmp_path):
+    files = made(tmp_path, "mobilenet_v2", "QOperator-int8-int8", images=4)
+    plan = planned(files, "[analog]\nadc_bits = 1\nclip = true\nsensitivity = true\n")
+    rows = study.run(plan, tmp_path / "out")
+    (modes,) = report.sensitivity(rows).values()
+    text, shown = report.most_sensitive(modes, labelled=False), page.html(plan, rows)
+    least = min(row.counts["same"] for row in modes[ALONE])
+    most = [r.setting.layer for r in modes[ALONE] if r.counts["same"] == least]
+    assert least < 4 and all(layer in text for layer in most)
+    groups = [r.setting.layer for r in modes[ALONE] if r.left]
+    assert groups and all(f"{name} (exact in any case)" in shown for name in groups)
+    for name, count in plan.facts["exact"].items():
+        assert f"{count} {name}" in shown
+    assert "com.microsoft.QLinearAdd" in plan.facts["exact"]
+
+
 # --- fewer bits
 
 
@@ -375,6 +430,38 @@ def test_a_fixed_batch_is_fed_as_it_is(tmp_path):
     assert other[0].counts == rows[0].counts
 
 
+def test_what_keeps_its_bits_is_said(tmp_path):
+    """An 8-bit input, and a tensor whose range is that of its batch."""
+    proto = quantized("vgg", "QOperator-int8-int8")
+    quantize = proto.graph.node[0]
+    assert quantize.op_type == "QuantizeLinear"
+    proto.graph.node.remove(quantize)
+    proto.graph.input[0].name = quantize.output[0]
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+    onnx.save(proto, tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.integers(-128, 128, (4, 3, 16, 16)).astype(np.int8))
+    files, text = (tmp_path / "m.onnx", tmp_path / "d.npz"), "[bit_widths]\nactivations = 3\n"
+    plan = planned(files, text)
+    assert plan.facts["activations_left"] == [f"input {quantize.output[0]}"]
+    shown = page.html(plan, study.run(plan, tmp_path / "out"))
+    assert f"keep their bits in every setting, of: input {quantize.output[0]}." in shown
+    assert "--batch" not in shown
+    proto = quantized("vgg", "QOperator-int8-int8")
+    x = proto.graph.input[0].name
+    for node in proto.graph.node:
+        node.input[:] = ["again" if name == x else name for name in node.input]
+    make = onnx.helper.make_node
+    proto.graph.node.insert(0, make("DequantizeLinear", ["q", "s", "z"], ["again"], "back"))
+    proto.graph.node.insert(0, make("DynamicQuantizeLinear", [x], ["q", "s", "z"], "dynamic"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=rng.normal(0, 1, (4, 3, 16, 16)).astype(np.float32))
+    plan = planned(files, text)
+    assert plan.facts["activations_left"] == ["dynamic"]
+    shown = page.html(plan, study.run(plan, tmp_path / "two"))
+    assert "range from all images of a run, up to 8: the numbers depend on --batch" in shown
+
+
 def test_another_file_is_another_setting(vgg, tmp_path):
     for name, bits in (("same.onnx", ""), ("channels.onnx", "-channels")):
         onnx.save(quantized("vgg", f"QOperator-int8-int8{bits}"), tmp_path / name)
@@ -447,6 +534,25 @@ def test_results_of_different_studies_are_never_mixed(vgg, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(UnusableInput, match="not an empty folder"):
         study.run(plan, tmp_path / "full")
+
+
+def test_a_study_that_found_nothing_leaves_nothing(vgg, tmp_path, monkeypatch):
+    plan = planned(vgg[:2], "[accumulators]\nbits = 14\nhow = 'wrap'\n", images=8)
+
+    def nobody(*args):
+        raise UnusableInput("no scheduler there")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "here", nobody)
+        with pytest.raises(UnusableInput, match="no scheduler there"):
+            study.run(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    study.run(plan, tmp_path / "out")
+    with monkeypatch.context() as patched:  # what is there stays
+        patched.setattr(study, "here", nobody)
+        study.run(plan, tmp_path / "out")
+    assert (tmp_path / "out" / workers.JOURNAL).exists()
 
 
 def test_one_study_at_a_time_writes_to_a_folder(vgg, tmp_path):
@@ -526,6 +632,22 @@ def test_a_killed_workers_work_is_done_again(count, farmed, tmp_path):
     assert killed and outputs(plan, rows) == wanted
 
 
+def test_a_lost_scheduler_is_one_line(monkeypatch):
+    def lost(*args):
+        yield ("key", 0, 1), {}
+        raise OSError("Connection reset by peer")
+
+    monkeypatch.setattr(workers, "_by_dask", lost)
+    results = workers.by_dask(None, None, [], None)
+    assert next(results) == (("key", 0, 1), {})
+    with pytest.raises(UnusableInput, match=r"scheduler is lost \(Connection reset.*run again"):
+        next(results)
+    level = logging.getLogger("distributed").level
+    with workers._quiet():
+        assert not logging.getLogger("distributed").isEnabledFor(logging.ERROR)
+    assert logging.getLogger("distributed").level == level
+
+
 def test_a_worker_of_another_version_is_refused(farmed, tmp_path, monkeypatch):
     distributed = dask()
     plan, _ = farmed
@@ -584,6 +706,8 @@ def test_the_command_writes_a_report_that_loads_nothing(vgg, tmp_path, capsys):
     [
         (dict(y=np.zeros(3, int)), "y has shape (3,), for 24 images"),
         (dict(y=np.zeros(24)), "y has type float64: whole numbers needed"),
+        (dict(y=np.full(24, -1)), "y holds -1: classes count from 0"),
+        (dict(y=np.full(24, 2**63, np.uint64)), "y holds 9223372036854775808: classes"),
         (dict(x=np.zeros((24, 3, 9, 9), np.float32)), "does not fit input x"),
         (dict(x=np.full((24, 3, 16, 16), np.nan, np.float32)), "not finite"),
         (dict(x=None, z=np.zeros(3)), "holds z, not x or x"),
@@ -613,6 +737,34 @@ def test_what_cannot_be_studied_is_refused(vgg, tmp_path):
     toml.write_text("[files]\nfile = 'lenet.onnx'\n")
     with pytest.raises(UnusableInput, match="its inputs are not those of"):
         planned((*vgg[:2], toml))
+
+
+def test_labels_are_classes_of_the_output(vgg, tmp_path):
+    held = np.load(vgg[1])
+    np.savez(tmp_path / "d.npz", x=held["x"], labels=np.where(np.arange(24) < 8, 3, 10))
+    with pytest.raises(UnusableInput, match="a label is 10, output y has 10 classes"):
+        planned((vgg[0], tmp_path / "d.npz"), "[accumulators]\nbits = 18\n")
+    planned((vgg[0], tmp_path / "d.npz"), "[accumulators]\nbits = 18\n", images=8)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "shape"),
+    [
+        ("ReduceMax", dict(keepdims=0), r"\(\) for 8 images"),
+        ("ReduceMax", dict(keepdims=1, axes=[0]), r"\(1, 10\) for 8 images"),
+        ("Transpose", dict(perm=[1, 0]), r"\(10, 1\) for 1 image"),
+    ],
+)
+def test_an_output_has_an_axis_of_images(op, attributes, shape, vgg, tmp_path):
+    proto = onnx.load(vgg[0])
+    end = onnx.helper.make_node(op, [proto.graph.output[0].name], ["end"], **attributes)
+    proto.graph.node.append(end)
+    proto.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="end"))
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(proto, tmp_path / "m.onnx")
+    some = dict(batch=10) if op == "Transpose" else {}  # as many images as classes
+    with pytest.raises(UnusableInput, match=shape):
+        planned((tmp_path / "m.onnx", vgg[1]), "[accumulators]\nbits = 18\n", **some)
 
 
 def test_a_file_that_is_no_zip_ends_in_one_line(vgg, tmp_path):

@@ -32,8 +32,8 @@ COLOURS = "#3b8bc8", "#d5711e", "#1e9e77", "#c06a9c", "#808080", "#a08a00"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto;
-  padding: 0 1rem 4rem; }
-h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+  padding: 0 1rem 4rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
 h3 { font-size: 1.05rem; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -125,6 +125,23 @@ def _network(plan: Plan) -> str:
     if facts["float"]:
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(facts["float"].items()))
         parts.append(_p(f"Float nodes, computed by ONNX Runtime: {kinds}."))
+    if facts["exact"]:
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(facts["exact"].items()))
+        parts.append(
+            _p(
+                f"Other nodes, computed by the reference: {kinds}. In every setting their "
+                "arithmetic is exact; where activations have fewer bits, so have their 8-bit "
+                "results."
+            )
+        )
+    if "DynamicQuantizeLinear" in facts["exact"] | facts["float"]:
+        many = plan.job.runs or plan.batch
+        parts.append(
+            _p(
+                f"DynamicQuantizeLinear takes its range from all images of a run, up to {many:,}: "
+                "the numbers depend on --batch."
+            )
+        )
     if facts["activations_left"]:
         names = ", ".join(facts["activations_left"])
         parts.append(_p(f"8-bit tensors that keep their bits in every setting, of: {names}."))
@@ -228,8 +245,14 @@ def _sensitivities(plan: Plan, rows: Sequence[Row]) -> list[str]:
             caption = f"{measure}, in points from the exact network’s; bars: two paired standard "
             parts.append(_figure(drawing, f"{caption}errors to either side."))
         images = next(iter(by_layer[ALONE].values())).images
+        fixed = {r.setting.layer for r in modes[ALONE] if r.left}
         table = [
-            (name, points(it), f"{it.changed:,}", *_others(by_layer.get(ALL_BUT, {}).get(name)))
+            (
+                f"{name} (exact in any case)" if name in fixed else name,
+                points(it),
+                f"{it.changed:,}",
+                *_others(by_layer.get(ALL_BUT, {}).get(name)),
+            )
             for name, it in by_layer[ALONE].items()
         ]
         parts.append("<details><summary>As a table</summary>")
@@ -249,12 +272,18 @@ def _provenance(plan: Plan) -> str:
         values = value.items() if isinstance(value, dict) else [(name, value)]
         rows += [(key if key != "model" else "model, SHA-256", v) for key, v in values]
     rows = [("data, SHA-256", v) if k == "data" else (k, v) for k, v in rows]
+    borrowed = plan.facts["float"] or plan.facts["left"]
+    floats = (
+        " What this network leaves to ONNX Runtime may be other on another machine, where it is "
+        "float."
+    )
     return "\n".join(
         [
             _h(2, "What it rests on"),
             _p("results.json has every count, results.csv every row. The counts of noise-free "
                "settings are sums of integers, alike on every machine; where cells or conversions "
-               "have errors, sums are floats, and another BLAS may round them otherwise."),
+               "have errors, sums are floats, and another BLAS may round them otherwise."
+               + (floats if borrowed else "")),
             _table(["", "what"], rows),
         ]
     )  # fmt: skip
@@ -331,6 +360,12 @@ def _lines(some: list[Series], exact: Row, measure: str, labelled: bool) -> str:
     return _svg(fig, f"{measure} against {KEY_NAMES[key]}. {said}")
 
 
+def _short(name: str) -> str:
+    """A name beside an axis: of a long one its two ends."""
+    name = printable(name)
+    return name if len(name) <= 40 else f"{name[:19]}…{name[-20:]}"
+
+
 def _dots(by_layer: dict, measure: str) -> str:
     if figures() is None:
         return ""
@@ -343,7 +378,7 @@ def _dots(by_layer: dict, measure: str) -> str:
         ax.errorbar(x, y, xerr=bars, fmt="os"[k], ms=5, capsize=2, lw=1, color=COLOURS[k],
                     label="this layer alone" if mode == ALONE else "all but it")  # fmt: skip
     ax.axvline(0, ls=":", lw=1, color="#808080")
-    ax.set_yticks(range(len(names)), [printable(n).replace("$", r"\$") for n in reversed(names)])
+    ax.set_yticks(range(len(names)), [_short(n).replace("$", r"\$") for n in reversed(names)])
     ax.tick_params(axis="y", labelsize=8)
     ax.set(xlabel=f"{measure}, points from the exact network’s", ylim=(-0.6, len(names) - 0.4))
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))

@@ -1,16 +1,19 @@
 """What a study found: rows with standard errors, as CSV, as JSON and in sentences.
 
 Standard errors are binomial, for one share; for the difference to the exact network on the same
-images they are paired: only images count whose answer changes. Both are of the images alone, as
-drawn at random from those of the task; they know nothing of other chips, or of another training.
+images they are paired: only images count whose answer changes. A loss is called clear where an
+exact test agrees with them, the sign test, since errors of few images are no normal ones. All of
+this is of the images alone, as drawn at random from those of the task; it knows nothing of other
+chips, or of another training.
 """
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 from pathlib import Path
 
 from qlinear.errors import printable
@@ -19,6 +22,7 @@ from qlinear.studies.settings import ALL_BUT, ALONE, EXACT, FILES, Setting
 from qlinear.studies.study import Plan, Row
 
 CLEAR = 2  # standard errors from which a loss is called one
+RARE = 40  # and once in so many tries, or more rarely, a fair coin takes so many of the images
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,28 @@ class Score:
     difference: float  # to the exact network on the same images
     difference_error: float  # paired standard error of the difference
     changed: int  # images whose class, or output, is another
+    moved: tuple[int, int]  # images that it loses, and gains
 
     @property
     def loses(self) -> bool:
-        """Whether the loss is clear: more than ``CLEAR`` of its standard errors."""
-        return self.difference < -CLEAR * self.difference_error and self.difference < 0
+        """Whether the loss is clear: by its standard error, and by the exact sign test."""
+        far = self.difference < -CLEAR * self.difference_error and self.difference < 0
+        return far and RARE * by_chance(*self.moved) <= 1
+
+
+@functools.cache
+def by_chance(lost: int, gained: int) -> float:
+    """How likely a fair coin takes so many, or more, of the images that moved: one-sided.
+
+    >>> by_chance(5, 0), by_chance(3, 1)
+    (0.03125, 0.3125)
+    """
+    moved = lost + gained
+    ways = found = comb(moved, lost)
+    for k in range(lost, moved):
+        ways = ways * (moved - k) // (k + 1)
+        found += ways
+    return found / (1 << moved)
 
 
 def score(counts: dict[str, int], labelled: bool) -> Score:
@@ -45,7 +66,8 @@ def score(counts: dict[str, int], labelled: bool) -> Score:
     lost, gained = (counts["lost"], counts["gained"]) if labelled else (changed, 0)
     share, difference = good / n, (gained - lost) / n
     paired = (lost + gained) / n - difference**2
-    return Score(n, share, sqrt(share * (1 - share) / n), difference, sqrt(paired / n), changed)
+    error, paired_error = sqrt(share * (1 - share) / n), sqrt(max(paired, 0) / n)
+    return Score(n, share, error, difference, paired_error, changed, (lost, gained))
 
 
 def records(plan: Plan, rows: Sequence[Row]) -> list[dict]:
@@ -285,8 +307,8 @@ def head(plan: Plan, rows: Sequence[Row]) -> list[str]:
     if accumulators:
         quiet = _unchanged(accumulators)
         said = "" if quiet is None else (
-            f" Measured: from {quiet} bits on, no image of those studied got another answer, "
-            "however the accumulator passes its ends. That is a fact about these images, and no "
+            f" Measured: from {quiet[0]} bits on, no image of those studied got another answer "
+            f"({'; '.join(quiet[1])}). That is a fact about these images, and no "
             "proof for others."
         )  # fmt: skip
         found.append(
@@ -294,25 +316,42 @@ def head(plan: Plan, rows: Sequence[Row]) -> list[str]:
             f"{len(facts['layers'])} layers that vary, in any order, the bias included.{said}"
         )
     found.append(
-        f"A loss is called clear when it is more than {CLEAR} of its standard errors. One that is "
-        "not clear may still be there: " + _would_be_seen(rows, labelled)
+        f"A loss is called clear when it is more than {CLEAR} of its standard errors, and when a "
+        "fair coin would take as many of the images whose answer turned right or wrong at most "
+        f"once in {RARE} tries: of {_fewest()} images at least. One that is not clear may still be "
+        "there: " + _would_be_seen(rows, labelled)
     )
     return found
 
 
+def _fewest() -> int:
+    """Images lost, and none gained, from which on a loss can be clear."""
+    return next(n for n in range(1, 100) if RARE * by_chance(n, 0) <= 1)
+
+
 def _would_be_seen(rows: Sequence[Row], labelled: bool) -> str:
-    most = max(row.counts["images"] for row in rows)
+    counts = {row.counts["images"] for row in rows}
+    said = [
+        f"up to {percent(unseen(n))} of others may, where none of {_images(n)} changes"
+        for n in sorted({min(counts), max(counts)})
+    ]
     return (
-        f"where none of {most:,} images changes, up to {percent(unseen(most))} of others may (the "
-        "95% limit of a binomial share)."
+        f"{'; '.join(said)} (the 95% limit of a binomial share). An error of 0.00 says no more "
+        "than that: all of the images went one way."
     )
 
 
-def _unchanged(rows: Sequence[Row]) -> int | None:
-    """The least bits from which on no row has an image with another answer."""
+def _unchanged(rows: Sequence[Row]) -> tuple[int, list[str]] | None:
+    """The least bits from which on no row has an image with another answer, and those rows' how."""
     changed = [r.setting["bits"] for r in rows if r.counts["same"] < r.counts["images"]]
-    kept = [r.setting["bits"] for r in rows if r.setting["bits"] > max(changed, default=0)]
-    return min(kept, default=None)
+    kept = [r.setting for r in rows if r.setting["bits"] > max(changed, default=0)]
+    if not kept:
+        return None
+    found: dict[str, list[int]] = {}
+    for one in sorted(kept, key=lambda s: s["bits"]):
+        found.setdefault(one["how"], []).append(one["bits"])
+    said = [f"{how}: at {', '.join(map(str, bits))} bits" for how, bits in found.items()]
+    return min(one["bits"] for one in kept), said
 
 
 def _images(count: int) -> str:
@@ -332,19 +371,22 @@ EXPLAINED = {
     "after each product, in the order of the weights in the file, from the bias on.",
     "requantization": "Stage 2 in integers: the sum times a multiplier of so many bits, shifted "
     "and rounded, one multiplier and shift for each output channel; “shift alone” takes the power "
-    "of two nearest to the factor.",
+    "of two nearest to the factor, on a logarithmic axis.",
     "bit_widths": "Weights of fewer bits are made of the file’s 8-bit integers: scaled so that the "
     "greatest of a channel (per-channel) or of the layer (per-tensor) is the greatest of the "
-    "narrower type, and rounded; the bias is rounded to the new scales. What the 8 bits had lost "
-    "stays lost, and nothing is trained or calibrated again, so a quantizer that starts from the "
-    "float network may do better. Activations of fewer bits keep the file’s ranges: of each 8-bit "
-    "tensor the multiples of a power of two are kept, rounded after the rounding to 8 bits, where "
-    "hardware would round once.",
+    "narrower type, and rounded, unless they fit as they are; the bias is rounded to the new "
+    "scales. What the 8 bits had lost stays lost, and nothing is trained or calibrated again, so a "
+    "quantizer that starts from the float network may do better. Activations of fewer bits "
+    "keep the file’s ranges: of each 8-bit tensor the multiples of a power of two are kept, "
+    "rounded after the rounding to 8 bits, where hardware would round once.",
     "analog": "The layers lie on analog arrays. What a setting does not say is the default: 128 "
     "rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal cells and converters. A "
     "chip is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges "
-    "of N images” resolve the greatest count of the first N images, which are measured too.",
-    FILES: "Other files for the same inputs, each computed by the reference.",
+    "of N images” resolve the greatest count of the first N images, or of all if they are fewer; "
+    "these are measured too.",
+    FILES: "Other files for the same inputs, each computed by the reference, and by ONNX Runtime "
+    "what that does not compute. “Saturated to N bits”: every int8 tensor that a node writes is "
+    "clipped to the integers of N bits.",
 }
 
 
@@ -366,10 +408,12 @@ def most_sensitive(modes: dict[str, list[Row]], labelled: bool) -> str:
         by_loss = sorted(members, key=lambda row: score(row.counts, labelled).difference)
         row = by_loss[0] if mode == ALONE else by_loss[-1]
         it = score(row.counts, labelled)
-        layer = row.setting.layer
+        alike = [r.setting.layer for r in by_loss
+                 if score(r.counts, labelled).difference == it.difference]  # fmt: skip
+        layer = alike[0] + (f" (and as much {', '.join(alike[1:])})" if alike[1:] else "")
         if mode == ALONE and it.difference >= 0:
             said.append("Alone, no layer loses anything.")
-        elif mode == ALL_BUT and score(by_loss[0].counts, labelled).difference == it.difference:
+        elif mode == ALL_BUT and len(alike) == len(members):
             said.append(
                 f"Whichever layer is left exact, the loss is the same: {points(it)} points."
             )

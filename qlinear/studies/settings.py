@@ -185,7 +185,9 @@ def read(path: Path) -> list[Setting]:
     except UnicodeDecodeError:
         raise UnusableInput(f"{path}: no text in UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UnusableInput(f"{path}: not TOML: {error}") from None
+        twice = "overwrite" in str(error) or "declare" in str(error)
+        hint = "; a section that is repeated is [[section]] each time" if twice else ""
+        raise UnusableInput(f"{path}: not TOML: {error}{hint}") from None
     return settled(content, path)
 
 

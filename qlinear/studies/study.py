@@ -84,8 +84,14 @@ def read_data(model: Model, path: Path) -> Data:
             raise UnusableInput(f"{path}: {label} has shape {labels.shape}, for {count} images")
         if labels.dtype.kind not in "iu":
             raise UnusableInput(f"{path}: {label} has type {labels.dtype}: whole numbers needed")
+        if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
+            raise UnusableInput(f"{path}: {label} holds {_worst(labels)}: classes count from 0")
         labels = labels.astype(np.int64)
     return Data(str(path), arrays, labels)
+
+
+def _worst(labels: np.ndarray) -> int:
+    return int(labels.min() if labels.min() < 0 else labels.max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +167,8 @@ def plan(
     if not layers:
         why = "; ".join(f"{name}: {reason}" for name, reason in left.items())
         raise UnusableInput(f"{model.path}: no layer that could vary ({why or 'no weights'})")
-    facts, has_classes = _facts(network, first, output, layers, left)
-    if data.labels is not None and not has_classes:
-        raise UnusableInput(
-            f"{data.name}: labels, but output {output} has no axis of classes after the images'; "
-            "name another with --output, or leave the labels out"
-        )
+    facts, found = _facts(network, first, output, layers, left)
+    _check_labels(data, output, found, count)
     calibration = max([int(s["calibrated"]) for s in settings if s.section == "analog"], default=0)
     types = {name: dtype for name, (dtype, _) in model.inputs.items()}
     job = Job(graphs, output, runs, types)
@@ -230,11 +232,19 @@ def _of_layers(settings: Iterable[Setting], layers: Iterable[str], which: str) -
 
 def _facts(
     network: Network, first: dict, output: str, layers: dict, left: dict
-) -> tuple[dict, bool]:
-    """What of the network varies, what does not and why, and whether it is ONNX Runtime's."""
+) -> tuple[dict, np.ndarray]:
+    """What of the network varies, what does not and why, and whether it is ONNX Runtime's.
+
+    The second is the output that is looked at, on the first images.
+    """
+    session = oracle.open_file(network.file, network.settings)
+    theirs = oracle.outputs(network.file, session, first)
+    _check_images(network.file, output, session, first, theirs[output])
     float_nodes: dict[str, int] = {}
+    exact: dict[str, int] = {}
     others: dict[str, str] = dict(left)
-    wide: list[str] = []
+    wide = [f"input {name}" for name, (dtype, _) in network.file.inputs.items()
+            if dtype in (np.int8, np.uint8)]  # fmt: skip
     ours: dict[str, np.ndarray] = {}
     constants = network.graph.constants
     ours |= {k: v for k, v in {**constants, **first}.items() if k in network.file.outputs}
@@ -243,19 +253,20 @@ def _facts(
         ours |= {k: v for k, v in step.outputs.items() if k in network.file.outputs}
         if step.how == engine.FLOAT:
             float_nodes[node.operator] = float_nodes.get(node.operator, 0) + 1
+        elif step.how == engine.RECOMPUTED and node.op_type not in (*INTEGER_MAC, *FLOAT_MAC):
+            exact[node.operator] = exact.get(node.operator, 0) + 1
         elif step.how == engine.LEFT_OUT and node.op_type not in (*INTEGER_MAC, *FLOAT_MAC):
             others[node.name] = step.reason
         narrow = any(v.dtype in (np.int8, np.uint8) for v in step.outputs.values())
         moves = (node.domain, node.op_type) in MOVERS or node.op_type in ("MaxPool", "Resize")
         if narrow and not moves and zero_point_of(network.graph, node) is None:
             wide.append(node.name)
-    session = oracle.open_file(network.file, network.settings)
-    theirs = oracle.outputs(network.file, session, first)
     compared = [compare_arrays(name, ours[name], theirs[name]) for name in theirs]
     facts = {
         "layers": {name: layer.node.operator for name, layer in layers.items()},
         "left": others,
         "float": float_nodes,
+        "exact": exact,
         "activations_left": wide,
         "proven_bits": {name: proven_bits([layer]) for name, layer in layers.items()},
         "checked": {
@@ -264,7 +275,43 @@ def _facts(
             "differing": sum(c.mismatches for c in compared),
         },
     }
-    return facts, classes(np.asarray(ours[output])) is not None
+    return facts, np.asarray(ours[output])
+
+
+def _check_images(model: Model, output: str, session, first: dict, found: np.ndarray) -> None:
+    """Refuse an output whose first axis is not that of the images."""
+    count = len(next(iter(first.values())))
+    shapes = {count: found.shape}
+    if _runs(model) is None and count > 1:
+        one = oracle.outputs(model, session, {k: v[:1] for k, v in first.items()})
+        shapes[1] = one[output].shape
+    for images, shape in shapes.items():
+        if shape[:1] != (images,):
+            raise UnusableInput(
+                f"{model.path}: output {output} has shape {shape} for {_said(images)}: a first "
+                "axis of images needed; name another with --output"
+            )
+
+
+def _said(images: int) -> str:
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
+def _check_labels(data: Data, output: str, found: np.ndarray, count: int) -> None:
+    """Refuse labels that an output cannot have."""
+    if data.labels is None:
+        return
+    if classes(found) is None:
+        raise UnusableInput(
+            f"{data.name}: labels, but output {output} has no axis of classes after the images'; "
+            "name another with --output, or leave the labels out"
+        )
+    greatest = int(data.labels[:count].max())
+    if greatest >= found.shape[1]:
+        raise UnusableInput(
+            f"{data.name}: a label is {greatest}, output {output} has {found.shape[1]} classes, "
+            "0 on"
+        )
 
 
 # --- running it

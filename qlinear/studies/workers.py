@@ -7,6 +7,7 @@ computed them; a task whose worker is lost is done again by another.
 """
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -61,11 +62,28 @@ def journal(folder: Path, header: dict) -> Iterator[tuple[dict[Place, dict], Cal
         UnusableInput: the folder holds something else, a study of something else, or another
             process writes to it.
     """
-    path = folder / JOURNAL
-    if not path.exists():
-        check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, _line(header))
+    path, made = folder / JOURNAL, not folder.exists()
+    if path.exists():
+        with _opened(path, folder, header) as (found, add):
+            yield found, add
+        return
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, _line(header))
+    found = {}
+    try:
+        with _opened(path, folder, header) as (found, add):
+            yield found, add
+    finally:
+        if not found:  # it ended before it found anything: nothing is left of it
+            path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+@contextmanager
+def _opened(path: Path, folder: Path, header: dict) -> Iterator[tuple[dict[Place, dict], Callable]]:
     with path.open("r+b") as file:
         _lock(file, folder)
         content = file.read()
@@ -177,6 +195,20 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask says at length that a scheduler is gone; one line of ours says it."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
 def client_of(workers: int, scheduler: str):
     """A client of a scheduler, or of as many processes on this machine.
 
@@ -195,16 +227,17 @@ def client_of(workers: int, scheduler: str):
         with cluster, dask.Client(cluster) as client:
             yield client
         return
-    try:
-        client = dask.Client(scheduler, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"--scheduler {scheduler}: {error}") from None
-    with client:
+    with _quiet():
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError:
-            raise UnusableInput(f"--scheduler {scheduler}: no worker within a minute") from None
-        yield client
+            client = dask.Client(scheduler, timeout=PATIENCE)
+        except (OSError, ValueError) as error:
+            raise UnusableInput(f"--scheduler {scheduler}: {error}") from None
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError:
+                raise UnusableInput(f"--scheduler {scheduler}: no worker within a minute") from None
+            yield client
 
 
 def by_dask(
@@ -217,8 +250,21 @@ def by_dask(
     alone held, is sent again.
 
     Raises:
-        UnusableInput: a worker cannot do the work, or lost it too often.
+        UnusableInput: a worker cannot do the work, or lost it too often, or the scheduler is lost.
     """
+    try:
+        yield from _by_dask(client, job, tasks, batch_of)
+    except OSError as error:  # of the connection: a task's own errors are told apart
+        raise _gone(error) from None
+
+
+def _gone(error: Exception) -> UnusableInput:
+    return UnusableInput(f"the scheduler is lost ({error}); run again to go on")
+
+
+def _by_dask(
+    client, job: Job, tasks: Iterable[Task], batch_of: Callable[[int, int], Batch]
+) -> Iterator[tuple[Place, dict]]:
     dask = distributed()
     content, ours = packed(job), versions()
     _check(client, ours)
@@ -236,7 +282,7 @@ def by_dask(
         try:
             future = client.submit(measured, *sent.of(task), pure=False)
         except (OSError, RuntimeError) as error:
-            raise UnusableInput(f"the scheduler is lost ({error}); run again to go on") from None
+            raise _gone(error) from None
         running[future] = task
         done.add(future)
 
