@@ -64,7 +64,12 @@ def sum_bits(model: TFLite, node: Node) -> int | None:
         return None
     x, w = model.types[node.inputs[0]], model.constants.get(node.inputs[1])
     bias = model.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
-    if w is None or w.dtype != np.int8 or x.dtype != "int8" or (any(node.inputs[2:]) and bias is None):
+    if (
+        w is None
+        or w.dtype != np.int8
+        or x.dtype != "int8"
+        or (any(node.inputs[2:]) and bias is None)
+    ):
         return None
     try:
         low_x, high_x = -128 - x.zero, 127 - x.zero

@@ -2,8 +2,8 @@
 
 XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, MAX_POOL_2D, MEAN, QUANTIZE,
 DEQUANTIZE and RESHAPE; int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels.
-What the delegate does not take (a scale that is 0 or denormal, say, or weights that are no constant)
-LiteRT's optimized kernel computes instead, which is not this: what is known of that is refused here.
+What the delegate does not take, such as weights that are no constant or have a scale of 0, LiteRT's
+optimized kernel computes instead, which is not this: what is known of that is refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
