@@ -189,6 +189,46 @@ def test_mean_on_ties_and_on_any_axes(kernels):
         assert ours.shape == other.shape and (ours == other).all()
 
 
+@pytest.mark.parametrize("kernels", FORMS)
+@pytest.mark.parametrize("count", [28, 24, 6])
+def test_mean_of_many_sums_that_lie_on_ties(kernels, count):
+    """1 / 28 is no float32: on ties it counts in which order XNNPACK adds the zero points."""
+    x = np.random.default_rng(count).integers(-128, 128, (4000, count)).astype(np.int8)
+    for one, other, zeros in (
+        (0.5, 0.5, (-128, -128)), (0.5, 0.5, (-128, 5)), (0.5, 0.25, (3, 5)), (0.5, 0.2, (3, 5)),
+        (0.3, 0.1, (3, 5)), (0.7, 0.11, (33, -20)), (0.05, 0.03, (7, 5)), (0.5, 0.75, (3, 5)),
+    ):  # fmt: skip
+        raw = graph(
+            [tensor("x", x.shape, scale=one, zero=zeros[0]),
+             tensor("a", (1,), "int32", data=np.int32([1])),
+             tensor("y", (4000,), scale=other, zero=zeros[1])],
+            [operator("MEAN", ["x", "a"], ["y"], "ReducerOptions")], ["x"], ["y"],
+        )  # fmt: skip
+        ours = FORMS[kernels]["MEAN"](
+            x, np.int32([1]), types=(kind("int8", one, zeros[0]), None),
+            y_type=kind("int8", other, zeros[1]),
+        )["y"]  # fmt: skip
+        assert (ours == theirs(raw, x, kernels=kernels)).all()
+
+
+@pytest.mark.parametrize("kernels", FORMS)
+def test_max_pool_whose_stride_is_more_than_its_window(kernels):
+    """XNNPACK leaves it: the end of the activation's range is a tie, away from zero."""
+    x = CODES.reshape(1, 16, 16, 1)
+    like, names = kind("int8", 2.0), dict(stride_h=3, stride_w=1, filter_height=2, filter_width=2)
+    sizes = dict(strideH=3, strideW=1, filterHeight=2, filterWidth=2)
+    made = operator("MAX_POOL_2D", ["x"], ["y"], "Pool2DOptions", fusedActivationFunction=2,
+                    **sizes)  # fmt: skip
+    raw = graph([tensor("x", x.shape, scale=2), tensor("y", (1, 6, 16, 1), scale=2)], [made],
+                ["x"], ["y"])  # fmt: skip
+    ours = FORMS[kernels]["MAX_POOL_2D"](
+        x, types=(like,), y_type=like, padding="SAME",
+        fused_activation_function="RELU_N1_TO_1", **names,
+    )["y"]  # fmt: skip
+    other = theirs(raw, x, kernels=kernels)
+    assert (ours == other).all() and other.max() == 1
+
+
 # --- whole files
 
 
@@ -858,7 +898,7 @@ def left_by_xnnpack():
     deep = rng.integers(-128, 128, (1, 3, 3, 4)).astype(np.int8)
     zeros = np.zeros(4, np.int32)
 
-    def conv(scale=0.02, bias=0.002, data=True):
+    def conv(scale=0.02, bias: object = 0.002, data=True):
         return graph(
             [tensor("x", (1, 27, 27, 2), scale=0.1, zero=3),
              tensor("w", w.shape, scale=scale, data=w if data else None),
@@ -886,6 +926,7 @@ def left_by_xnnpack():
     )  # fmt: skip
     return {
         "b has scale 9.9999": conv(bias=1e-40),
+        "b has no scale": conv(bias=()),
         "w has scale 0.0": conv([0.1, 0, 0.3]),
         "w is no constant": conv(data=False),
         "a is no constant": axes,

@@ -17,7 +17,8 @@ from qlinear.tflite import reference
 from qlinear.tflite.arithmetic import Stages, Type, require_type
 
 # inputs that must be constants of the file, by operator
-STATIC = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "FULLY_CONNECTED": (1, 2), "MEAN": (1,)}
+PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+STATIC = dict.fromkeys(PRODUCTS, (1, 2)) | {"MEAN": (1,)}
 LEFT = ("AVERAGE_POOL_2D", "RESHAPE", "SOFTMAX")  # the same, or never the delegate's on int8
 AXES = 6  # of the delegate's tensors
 
@@ -41,8 +42,10 @@ def require_taken(
         name = node.inputs[i] if i < len(node.inputs) else ""
         if name and name not in constants:
             raise Unsupported(f"{name} is no constant: XNNPACK does not take it")
-    names = [name for name in (*node.inputs, *node.outputs) if name]
-    for name in names:
+    for name in node.inputs[2:3] if node.op_type in PRODUCTS else ():
+        if name and not types[name].scale.size:
+            raise Unsupported(f"{name} has no scale: XNNPACK does not take it")
+    for name in filter(None, (*node.inputs, *node.outputs)):
         scale = types[name].scale
         if not ((scale >= np.finfo(np.float32).tiny) & np.isfinite(scale)).all():
             raise Unsupported(f"{name} has scale {scale.min()}: XNNPACK does not take it")
@@ -199,7 +202,13 @@ def add(
 
 
 def max_pool_2d(x: np.ndarray, *, types: tuple, y_type: Type, **options) -> Stages:
-    """MAX_POOL_2D: the same, but for the ends of an activation's range, which are ties to even."""
+    """MAX_POOL_2D: the same, but for the ends of an activation's range, which are ties to even.
+
+    XNNPACK takes no stride that is more than the window: there LiteRT's own kernel is the same.
+    """
+    if any(options[f"stride_{k}"] > options[f"filter_{long}"]
+           for k, long in (("h", "height"), ("w", "width"))):  # fmt: skip
+        return reference.max_pool_2d(x, types=types, y_type=y_type, **options)
     activation = options.pop("fused_activation_function", "NONE")
     found = reference.max_pool_2d(x, types=types, y_type=y_type, **options)
     low, high = activation_range(activation, y_type)
@@ -242,17 +251,20 @@ def mean(
     y_type: Type,
     keep_dims: bool = False,
 ) -> Stages:
-    """MEAN: the sum times a float32 factor, the zero point added in float32, ties to even.
+    """MEAN: the sum times a float32 factor, both zero points in one float32 constant, ties to even.
 
-    The factor is the reciprocal of the count times the scales' quotient. Found by asking LiteRT on
-    sums on which other orders of the same operations part.
+    The factor is the reciprocal of the count times the scales' quotient; the constant is y's zero
+    point less count * x's zero point * factor. Found by asking LiteRT on sums on which other orders
+    of the same operations part.
     """
     base = reference.mean(x, axes, types=types, y_type=y_type, keep_dims=keep_dims)
     factor = np.float32(1) / np.float32(base["count"]) * (types[0].real / y_type.real)
-    shifted = base["centred"].astype(np.float32) * factor + np.float32(y_type.zero)
+    zeros = np.float32(types[0].zero * int(base["count"]))
+    constant = np.float32(y_type.zero) - zeros * factor
+    shifted = base["sum"].astype(np.float32) * factor + constant
     rounded = np.rint(shifted).astype(np.int64)
-    return {"sum": base["sum"], "count": base["count"], "centred": base["centred"],
-            "factor": factor, "centred * factor + zero point": shifted, "rounded": rounded,
+    return {"sum": base["sum"], "count": base["count"], "factor": factor, "constant": constant,
+            "sum * factor + constant": shifted, "rounded": rounded,
             "y": np.clip(rounded, -128, 127).astype(np.int8)}  # fmt: skip
 
 
