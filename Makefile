@@ -14,6 +14,9 @@ LOCK := $(BIN)/uv pip compile -q --generate-hashes --annotation-style line \
 EVERYWHERE := --universal --python-version 3.11
 BINDER := --python-platform x86_64-manylinux_2_28 --python-version 3.12
 UV := uv==0.13.9
+# what scripts/runtimes.py asks, in an environment of their own; PyTorch says that its quantized
+# operators will go
+RUNTIMES := ai-edge-litert apache-tvm iree-base-compiler iree-base-runtime openvino torch==2.13.0
 # what needs the library alone: no chapter, no site
 UNIT := $(addprefix tests/test_,engine.py qlinear_conv.py operators.py hardware.py analog.py compare.py \
 	verdict.py cli.py reduce.py scripts.py)
@@ -81,6 +84,8 @@ lock: $(READY)
 	$(BIN)/python -m pip install -q $(UV)
 	$(LOCK) $(EVERYWHERE) --extra dev pyproject.toml -o requirements.txt
 	echo torch | $(LOCK) $(EVERYWHERE) - -c requirements.txt -o requirements-train.txt
+	printf '%s\n' $(RUNTIMES) | $(LOCK) $(EVERYWHERE) - pyproject.toml -c requirements.txt \
+		-o requirements-runtimes.txt
 	$(LOCK) $(BINDER) --extra chapters pyproject.toml -c requirements.txt -o .binder/requirements.txt
 
 clean:

@@ -1,5 +1,5 @@
 """Your own model: qlinear inspect | validate | run | explore | explain | vectors | multipliers |
-diagnose."""
+diagnose | study."""
 
 import argparse
 import csv
@@ -45,6 +45,7 @@ from qlinear.inputs import Feed, load_samples, read_feeds
 from qlinear.onnx_model import Model, Node, load
 from qlinear.operators.qlinear_conv import Conv
 from qlinear.sides import Side, checked, dump, parse, reference, session
+from qlinear.studies import command as studies
 from qlinear.tflite import command, diagnosis, golden
 from qlinear.tflite import verdict as tflite
 from qlinear.tflite.model import TFLite, is_tflite
@@ -63,6 +64,7 @@ EXAMPLES = f"""examples:
   qlinear multipliers models/resnet8_int8.onnx --convention cmsis-nn --c
   qlinear diagnose models/resnet8_int8.onnx y.npy --node block1_conv1
   qlinear diagnose MODEL.onnx dumps/ --input photo.png --html page.html
+  qlinear study MODEL.onnx --data images.npz --out study
 
 {STATUS_TABLE}"""
 
@@ -907,6 +909,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print JSON")
     one.add_argument("--catalogue", nargs=0, action=ShowCatalogue,
                      help="print the mistakes that are known, and exit")  # fmt: skip
+    one = add("study", studies.study, inputs=False, images=False)
+    studies.add_options(one)
     return made
 
 

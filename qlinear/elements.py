@@ -22,6 +22,7 @@ from qlinear.operators import qlinear_add as qa
 from qlinear.operators import qlinear_conv as qc
 from qlinear.operators.max_pool import pool_geometry
 from qlinear.operators.qlinear_activations import logistic
+from qlinear.operators.qlinear_average_pool import is_global
 from qlinear.operators.qlinear_global_average_pool import pool_scale
 from qlinear.operators.qlinear_softmax import exponentials
 from qlinear.operators.quantize_linear import RANGES, along
@@ -413,6 +414,9 @@ def _average_pool(given: dict, at: Index, output: int) -> tuple[dict, list[Step]
     x_zero = _scalar(ar.zero_point_or_0(given["x_zero_point"], X))
     y_zero = _scalar(ar.zero_point_or_0(given["y_zero_point"], X))
     geo = pool_geometry(images.shape, **given.get("attributes", {}))
+    if is_global(geo, images.shape):
+        zeros = {"x_zero_point": x_zero, "y_zero_point": y_zero}
+        return _global_average_pool(given | zeros, at, output)
     window = qc.windows(qc.pad(images, x_zero, geo), geo)[(n, c, *position)].ravel()
     ones = np.ones(images.shape, np.uint8)
     inside = qc.windows(qc.pad(ones, 0, geo), geo)[(n, c, *position)].ravel()

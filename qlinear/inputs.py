@@ -146,7 +146,7 @@ def reading(path: Path) -> Iterator[None]:
         raise UnusableInput(f"{path}: not a NumPy array ({lines[0][:200]})") from None
 
 
-def _load(path: Path, name: str, shape: tuple) -> np.ndarray:
+def read_array(path: Path, name: str, shape: tuple) -> np.ndarray:
     """A .npy array, or one array of a .npz archive; never code, and nothing that does not fit."""
 
     def fits(have: tuple) -> None:
@@ -212,15 +212,15 @@ def _check_fits(have: tuple, name: str, shape: tuple, path: Path) -> None:
 def _read(model: Model, name: str, path: Path) -> np.ndarray:
     dtype, shape = model.inputs[name]
     if path.suffix in (".npy", ".npz"):
-        x = _load(path, name, shape)
+        x = read_array(path, name, shape)
     else:
         x = _fitted_image(path, shape)
         _check_fits(x.shape, name, shape, path)
     x = x[None] if x.ndim == len(shape) - 1 else x
-    return _converted(x, dtype, path)
+    return converted(x, dtype, path)
 
 
-def _converted(x: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
+def converted(x: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
     """The values in the type of the input, if it holds them."""
     if x.dtype == dtype:
         if dtype.kind == "f" and not np.isfinite(x).all():

@@ -113,7 +113,8 @@ def saturates_without_vnni(model: Model) -> bool:
 
     They multiply uint8 by int8 with ``vpmaddubsw``, which saturates sums of two products at 16
     bits. The entry rewrites int8 weights as uint8, for which ONNX Runtime has kernels only where
-    the activations are uint8 too; int8 activations never take the saturating path.
+    the activations are uint8 too; int8 activations never take the saturating path. It knows
+    QLinearMatMul by its version of opset 10 alone: from opset 21 on that saturates nevertheless.
     """
     pairs = set()
     for node in model.nodes:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hold the conventions against the runtimes that they are named after: scripts/runtimes.py"""
+"""The quantized network in the runtimes, and their requantization: python scripts/runtimes.py"""
 
 from qlinear.errors import run_command
 from study.runtimes import main

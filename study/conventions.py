@@ -17,15 +17,16 @@ from tqdm import tqdm
 
 from qlinear import edges
 from qlinear.conventions import CONVENTIONS, differing
+from qlinear.engine import run
 from qlinear.files import write_text
 from qlinear.hardware import proofs, variants
 from qlinear.onnx_model import Model, load
 from qlinear.operators import OPERATORS
 from study import quantize
 from study.cifar10 import load_cifar10, options, settled
-from study.hardware import BATCH, Study
 from study.provenance import recorded
 
+BATCH = 50
 Thresholds = dict[str, np.ndarray]  # of each layer: int64 (M, 255)
 
 
@@ -58,14 +59,20 @@ def counted(model: Model, one: Thresholds, other: Thresholds) -> dict[str, list[
     return found
 
 
-def measure(study: Study, images: int) -> dict:
+def predicted(model: Model, images: np.ndarray, operators: dict) -> np.ndarray:
+    """Labels that the network gives to images with another operator table."""
+    parts = (images[i : i + BATCH].astype(np.float32) for i in range(0, len(images), BATCH))
+    return np.concatenate([run(model, x, operators)["logits"].argmax(1) for x in parts])
+
+
+def measure(model: Model, images: np.ndarray, truth: np.ndarray) -> dict:
     """Accuracy and labels of every function that differs from the exact one, on test images."""
-    model, found = study.model, {}
+    found: dict[str, dict] = {}
     groups: dict[bytes, list[str]] = {}
     for name in CONVENTIONS:
         key = b"".join(v.tobytes() for v in thresholds(model, name).values())
         groups.setdefault(key, []).append(name)
-    exact = study.predicted(OPERATORS, images)
+    exact = predicted(model, images, OPERATORS)
     for names in tqdm(groups.values(), "measuring", unit="function"):
         convention = CONVENTIONS[names[0]]
         labels = exact
@@ -73,8 +80,8 @@ def measure(study: Study, images: int) -> dict:
             table = variants.operators_with(
                 stage_2=lambda acc, conv, c=convention: c.of_layer(conv)(acc)
             )
-            labels = study.predicted(table, images)
-        accuracy = round(int((labels == study.labels[: len(labels)]).sum()) / len(labels), 4)
+            labels = predicted(model, images, table)
+        accuracy = round(int((labels == truth).sum()) / len(labels), 4)
         changed = int((labels != exact).sum())
         found |= {name: {"accuracy": accuracy, "labels_changed": changed} for name in names}
     return {name: found[name] for name in CONVENTIONS}
@@ -84,26 +91,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__, record="conventions.json")
     args = parser.parse_args(argv)
     out = settled(args, record="conventions.json")
-    study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
+    model = load(args.models / quantize.MIXED)
+    images, labels = (part[: args.images] for part in load_cifar10(args.data_dir, "test"))
     source = recorded(
         "scripts/conventions.py",
         [args.models / quantize.MIXED],
-        study.images[: args.images],
-        study.labels[: args.images],
+        images,
+        labels,
         note=args.data_note,
         batch=BATCH,
     )
-    of = ranges(study.model)
+    of = ranges(model)
     possible = {name: int((r.high - r.low + 1).sum()) for name, r in of.items()}
     channels = {name: len(r.low) for name, r in of.items()}
-    exact = thresholds(study.model, "onnxruntime")
-    measured = measure(study, args.images)
+    exact = thresholds(model, "onnxruntime")
+    measured = measure(model, images, labels)
     rows = {
         name: {
-            "differing": counted(study.model, thresholds(study.model, name), exact),
-            "differing_float32": counted(
-                study.model, thresholds(study.model, name, float32=True), exact
-            ),
+            "differing": counted(model, thresholds(model, name), exact),
+            "differing_float32": counted(model, thresholds(model, name, float32=True), exact),
             **measured[name],
         }
         for name in CONVENTIONS

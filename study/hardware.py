@@ -3,126 +3,41 @@
     python scripts/hardware.py --data-dir DIR
 
 Writes models/hardware.json, which chapters 6 to 9 quote: accumulator widths, requantization in
-integers, bit widths, and analog arrays. Each section says on how many test images it was measured:
-all 10,000 unless --images asks for fewer, but a tenth for the analog arrays. Takes about three
-quarters of an hour on two cores.
+integers, bit widths, and analog arrays. It is a study as ``qlinear study`` makes it, of the
+settings in study/hardware.toml and of the network quantized anew with fewer bits. Each section says
+on how many test images it was measured: all 10,000 unless --images asks for fewer, but a tenth for
+the analog arrays. Takes about three quarters of an hour on two cores; what is finished is kept in
+--work, so that a run that was stopped goes on.
 """
 
+import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-# one setting a core: faster than one matrix product on all of them
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import numpy as np
+import onnx
 from tqdm import tqdm
 
-from qlinear.engine import compute, run
 from qlinear.files import write_text
-from qlinear.hardware import accumulators, analog, requantizers, variants
-from qlinear.hardware.converters import Converter
-from qlinear.hardware.devices import INDEPENDENT, Device
-from qlinear.onnx_model import Model, load
-from qlinear.operators import OPERATORS
+from qlinear.hardware import requantizers
+from qlinear.hardware.analog import Array
+from qlinear.onnx_model import Model, load, with_constants
+from qlinear.studies import settings, study, workers
+from qlinear.studies.settings import EXACT, FILES, Setting
+from qlinear.studies.study import Data, Row
 from study import bit_widths, quantize
 from study.cifar10 import load_cifar10, options, settled
 from study.provenance import recorded
 
 BATCH = 50
-Measurement = tuple[dict, Callable[[], dict]]  # a setting, and what measures it
-
-
-class Study:
-    """Test images, and the exact network's outputs on them, to compare with."""
-
-    def __init__(self, model: Model, images: np.ndarray, labels: np.ndarray):
-        self.model, self.images, self.labels = model, images, labels
-
-    def score(self, operators: dict, images: int, model: Model | None = None) -> float:
-        """Accuracy on the first ``images`` test images with another operator table."""
-        found = self.predicted(operators, images, model)
-        return round(int((found == self.labels[: len(found)]).sum()) / len(found), 4)
-
-    def predicted(self, operators: dict, images: int, model: Model | None = None) -> np.ndarray:
-        """Labels that the network gives to the first ``images`` test images."""
-        images = min(images, len(self.images))
-        found = []
-        for start in range(0, images, BATCH):
-            x = self.images[start : min(start + BATCH, images)].astype(np.float32)
-            found.append(run(model or self.model, x, operators)["logits"].argmax(1))
-        return np.concatenate(found)
-
-    def accuracy(self, *args) -> Callable[[], dict]:
-        return lambda: {"accuracy": self.score(*args)}
-
-    def differing(self, operators: dict, images: int) -> dict[str, list[int]]:
-        """Elements that differ from the exact network, layer by layer, each on exact inputs."""
-        found: dict[str, list[int]] = {}
-        for start in range(0, images, BATCH):
-            values = run(self.model, self.images[start : start + BATCH].astype(np.float32))
-            for node in quantize.layers(self.model):
-                y = compute(self.model, node, values, operators)
-                count = found.setdefault(node.name, [0, 0])
-                count[0] += int((y != values[node.outputs[0]]).sum())
-                count[1] += y.size
-        return found
-
-
-def accumulator_widths(study: Study, images: int) -> Iterator[Measurement]:
-    """Widths 12 to 24: wrap at the end, saturation at the end, and after every product."""
-    for bits in range(12, 25):
-        wrapped = variants.operators_with(accumulator=partial(accumulators.wrap, bits=bits))
-        yield {"bits": bits, "how": "wrap"}, study.accuracy(wrapped, images)
-        clamped = variants.operators_with(accumulator=partial(accumulators.clamp, bits=bits))
-        yield {"bits": bits, "how": "saturate at the end"}, study.accuracy(clamped, images)
-    for bits in range(12, 23, 2):
-        each = variants.operators_with(
-            summation=partial(accumulators.saturating_sum, bits=bits, tile=1)
-        )
-        yield {"bits": bits, "how": "saturate at every MAC"}, study.accuracy(each, images)
-
-
-def fixed(acc, scale, zero, *, bits: int, rounding: str) -> np.ndarray:
-    multiplier, shift = requantizers.fixed_point(scale, bits)
-    return requantizers.requantize_fixed(acc, multiplier, shift, zero, rounding)
-
-
-def shift_only(acc, scale, zero) -> np.ndarray:
-    return requantizers.requantize_fixed(acc, *requantizers.power_of_two(scale), zero, "half up")
-
-
-def requantization(study: Study, images: int) -> Iterator[Measurement]:
-    """Multipliers of 4 to 31 bits under each rounding; power-of-two scales."""
-    ways: list[tuple[int, str, Callable]] = [(0, "half up", shift_only)]
-    for bits in (4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 31):
-        for rounding in requantizers.ROUNDINGS if bits in (8, 16, 24, 31) else ("half up",):
-            ways.append((bits, rounding, partial(fixed, bits=bits, rounding=rounding)))
-
-    def measure(way: Callable) -> dict:
-        operators = variants.operators_with(requantizer=way)
-        return {
-            "accuracy": study.score(operators, images),
-            "differing": study.differing(operators, 200),
-        }
-
-    for bits, rounding, way in ways:
-        yield {"multiplier_bits": bits, "rounding": rounding}, partial(measure, way)
-
-
-def widths(study: Study, images: int, models: Path) -> Iterator[Measurement]:
-    """4 to 8 bits for weights and activations, per-tensor and per-channel."""
-    ranges = bit_widths.read_ranges(models / "calibration.json")
-    floats, base = load(models / "resnet8.onnx"), load(models / quantize.PER_TENSOR)
-    for per_channel in (False, True):
-        for w_bits in range(4, 9):
-            for x_bits in range(4, 9):
-                other = bit_widths.at_widths(base, floats, ranges, w_bits, x_bits, per_channel)
-                setting = {"per_channel": per_channel, "w_bits": w_bits, "x_bits": x_bits}
-                yield setting, study.accuracy(bit_widths.operators_of(x_bits), images, other)
+COMPARED = 200  # images on which elements are counted
+SETTINGS = Path(__file__).with_name("hardware.toml")
+WIDTHS = range(4, 9)
+# a row's keys, in chapter 9's words, and the study's
+ANALOG = {"adc_bits": "adc_bits", "read_noise": "adc_noise", "cell_noise": "sigma", "seed": "seed"}
 
 
 def array_of(
@@ -131,30 +46,70 @@ def array_of(
     read_noise: float = 0.0,
     cell_noise: float = 0.0,
     seed: int = 0,
-) -> analog.Array:
-    """The array of a setting: an offset, cells of 2 bits, inputs bit by bit, plain noises."""
-    adc = Converter(bits=adc_bits, top=clip, noise=read_noise)
-    device = Device(INDEPENDENT, sigma=cell_noise, bounded=False) if cell_noise else Device()
-    return analog.Array(adc=adc, device=device, seed=seed)
+) -> Array:
+    """The array of a row: an offset, cells of 2 bits, inputs bit by bit, plain errors."""
+    values = {"adc_bits": adc_bits, "adc_noise": read_noise, "seed": seed}
+    if clip is not None:
+        values["adc_top"] = clip
+    if cell_noise:
+        values |= {"programming": "independent", "sigma": cell_noise, "bounded": False}
+    return settings.array_of(values)
 
 
-def analog_arrays(study: Study, images: int) -> Iterator[Measurement]:
-    """ADC widths, clipping, read noise and cell noise, with seeds."""
-    full = analog.lossless_adc_bits(128, 2)
-    settings = [dict(adc_bits=bits) for bits in range(full, 3, -1)]
-    settings += [
-        dict(adc_bits=bits, clip=float((1 << bits) - 1)) for bits in range(full - 1, 4, -1)
-    ]
-    for noise in (0.25, 0.5, 1.0, 2.0):
-        settings += [dict(adc_bits=full, read_noise=noise, seed=seed) for seed in range(3)]
-    for noise in (0.01, 0.02, 0.05, 0.1):
-        settings += [dict(adc_bits=full, cell_noise=noise, seed=seed) for seed in range(3)]
-    for setting in settings:
-        array = array_of(**setting)
-        rng = np.random.default_rng(array.seed)  # one stream of read noise for all images
-        summation = partial(analog.array_sum, array=array, rng=rng)
-        operators = variants.operators_with(summation=summation)
-        yield setting, study.accuracy(operators, images)
+def narrower(folder: Path, models: Path) -> Iterator[tuple[dict, Setting]]:
+    """4 to 8 bits for weights and activations, as files, with what the record says of each."""
+    ranges = bit_widths.read_ranges(models / "calibration.json")
+    floats, base = load(models / "resnet8.onnx"), load(models / quantize.PER_TENSOR)
+    folder.mkdir(parents=True, exist_ok=True)
+    for per_channel in (False, True):
+        for w_bits in WIDTHS:
+            for x_bits in WIDTHS:
+                other = bit_widths.at_widths(base, floats, ranges, w_bits, x_bits, per_channel)
+                path = folder / f"{'own' if per_channel else 'one'}_w{w_bits}_x{x_bits}.onnx"
+                onnx.save(with_constants(base, other.constants), path)
+                said = {"per_channel": per_channel, "w_bits": w_bits, "x_bits": x_bits}
+                yield said, files_setting(path, x_bits)
+
+
+def files_setting(path: Path, x_bits: int) -> Setting:
+    content = {FILES: {"file": path.name, "saturate": x_bits}}
+    return settings.settled(content, path)[0]
+
+
+def accumulators(row: Row) -> dict:
+    return {"bits": row.setting["bits"], "how": row.setting["how"], "accuracy": accuracy(row)}
+
+
+def requantization(row: Row) -> dict:
+    said = {key: row.setting[key] for key in ("multiplier_bits", "rounding")}
+    return {**said, "accuracy": accuracy(row), "differing": row.differing}
+
+
+def analog(row: Row) -> dict:
+    said = {ours: row.setting[theirs] for ours, theirs in ANALOG.items()}
+    said = {key: value for key, value in said.items() if value is not None}
+    bits, noisy = said["adc_bits"], {"read_noise", "cell_noise"} & set(said)
+    clip = {"clip": float((1 << bits) - 1)} if row.setting["clip"] else {}
+    seed = {"seed": said.pop("seed")} if noisy else {}
+    said.pop("seed", None)
+    assert array_of(**said, **clip, **seed) == settings.array_of(dict(row.setting.values))
+    return {**said, **clip, **seed, "accuracy": accuracy(row)}
+
+
+def order(setting: Setting) -> tuple:
+    """The record's order: an analog chip's seeds side by side, roundings of a multiplier too."""
+    first = list(settings.KEYS).index(setting.section)
+    if setting.section == "requantization":
+        rounding = requantizers.ROUNDINGS.index(setting["rounding"])
+        return first, setting["multiplier_bits"], rounding
+    if setting.section == "analog":
+        noise = tuple(setting[key] or 0 for key in ("sigma", "adc_noise"))
+        return first, noise, bool(setting["clip"]), -setting["adc_bits"], setting["seed"]
+    return (first,)
+
+
+def accuracy(row: Row) -> float:
+    return round(row.counts["right"] / row.counts["images"], 4)
 
 
 def bounds(model: Model) -> dict[str, list[int]]:
@@ -166,34 +121,62 @@ def bounds(model: Model) -> dict[str, list[int]]:
     return found
 
 
+def bar(results: Iterable, title: str, total: int, done: int) -> Iterable:
+    with tqdm(desc=title, total=total, initial=done, unit="task") as shown:
+        for result in results:
+            yield result
+            shown.update()
+
+
+def measured(args: argparse.Namespace, model: Model, data: Data, asked: list[Setting]) -> list[Row]:
+    plan = study.plan(model, data, asked, batch=BATCH, compared=COMPARED)
+    processes = args.workers
+    if processes is None:
+        processes = os.cpu_count() or 1 if workers.there() else 0
+    return study.run(plan, args.work, processes=processes, scheduler=args.scheduler, progress=bar)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__, record="hardware.json")
+    parser.add_argument("--work", type=Path, default=Path("_build/hardware"),
+                        help="folder of what is finished (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--workers", type=int, help="processes (default: one a core, with Dask)")
+    parser.add_argument("--scheduler", default="", help="address of a Dask cluster")
     args = parser.parse_args(argv)
     out = settled(args, record="hardware.json", least=400)
-    study = Study(load(args.models / quantize.MIXED), *load_cifar10(args.data_dir, "test"))
+    model = load(args.models / quantize.MIXED)
+    images, labels = (part[: args.images] for part in load_cifar10(args.data_dir, "test"))
     few = args.images // 10
-    sections = {
-        "accumulators": (args.images, accumulator_widths(study, args.images)),
-        "requantization": (args.images, requantization(study, args.images)),
-        "bit_widths": (args.images, widths(study, args.images, args.models)),
-        "analog": (few, analog_arrays(study, few)),
+    data = Data(args.data_note, {next(iter(model.inputs)): images}, labels.astype(np.int64))
+    plain = sorted(settings.read(SETTINGS), key=order)
+    plain = [replace(s, images=few) if s.section == "analog" else s for s in plain]
+    widths = list(narrower(args.work.with_name(f"{args.work.name}-models"), args.models))
+    asked = [Setting(EXACT, images=few), *plain, *(setting for _, setting in widths)]
+    rows = measured(args, model, data, asked)
+    exact = [row for row in rows if row.setting.section == EXACT]
+    by_key = {row.setting.key: row for row in rows}
+    record: dict = {
+        "recorded": recorded(
+            "scripts/hardware.py",
+            [args.models / quantize.MIXED, args.models / quantize.PER_TENSOR],
+            images,
+            labels,
+            note=args.data_note,
+            batch=BATCH,
+        ),
+        "exact": {row.counts["images"]: accuracy(row) for row in exact},
+        "bounds": bounds(model),
     }
-    source = recorded(
-        "scripts/hardware.py",
-        [args.models / quantize.MIXED, args.models / quantize.PER_TENSOR],
-        study.images[: args.images],
-        study.labels[: args.images],
-        note=args.data_note,
-        batch=BATCH,
-    )
-    record: dict = {"recorded": source}
-    record["exact"] = {n: study.score(OPERATORS, n) for n in (args.images, few)}
-    record["bounds"] = bounds(study.model)
-    for name, (images, rows) in sections.items():
-        settings = list(rows)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(lambda one: one[0] | one[1](), settings)
-            bar = tqdm(done, name, total=len(settings), unit="setting")
-            record[name] = {"images": images, "rows": list(bar)}
+    for section, made in (
+        ("accumulators", accumulators),
+        ("requantization", requantization),
+        ("bit_widths", None),
+        ("analog", analog),
+    ):
+        if made is None:
+            found = [{**said, "accuracy": accuracy(by_key[s.key])} for said, s in widths]
+        else:
+            found = [made(row) for row in rows if row.setting.section == section]
+        record[section] = {"images": few if section == "analog" else len(images), "rows": found}
     write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

@@ -1,10 +1,13 @@
 """Where a recorded number comes from: written into every JSON file that the chapters quote."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
+
+from qlinear.errors import UnusableInput
 
 import onnxruntime
 
@@ -43,3 +46,23 @@ def _hash(images: np.ndarray, labels: np.ndarray | None) -> str:
     if labels is not None:
         digest.update(np.ascontiguousarray(labels, np.int64).tobytes())
     return digest.hexdigest()
+
+
+def stored(path: Path, part: str) -> dict:
+    """The record as it is, of which what is not measured now is kept; empty where there is none.
+
+    Args:
+        part: the key of the part that is kept, itself an object where it is there.
+
+    Raises:
+        UnusableInput: the file is something else.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get(part, {}), dict):
+        raise UnusableInput(f"{path}: not a JSON record of this script; name another with --out")
+    return record

@@ -1,17 +1,55 @@
-"""Hold the conventions against the runtimes that they are named after.
+"""The field's runtimes beside ONNX Runtime: their requantization, and one network in each of them.
 
-    python -m pip install ai-edge-litert==2.3.0 torch==2.13.0    # in an environment of their own
-    python scripts/runtimes.py
+    python -m pip install -r requirements-runtimes.txt      # in an environment of their own
+    python scripts/runtimes.py --data-dir DIR
 
-Writes models/runtimes.json. Every layer of the book's network is asked, on the accumulators beside
-every threshold of every convention: those on which any two of them can differ. A 1x1 convolution
-gives exactly these accumulators; there its requantizer is all that can differ.
+Writes models/runtimes.json; what is not installed is named and left out. Its keys:
+
+    accumulators, differing, found   the conventions against the kernels that they are named after,
+                                     on the accumulators beside every threshold of every convention,
+                                     on which alone two of them can differ (of "recorded")
+    network.tensors                  of each tensor that the network computes: node, operator,
+                                     elements of one image
+    network.runtimes                 of each runtime, by its name: title, packages, and the form of
+                                     the network that it was given
+    network.not_asked                runtimes that were not asked, and why
+    network.biases                   of each that reads QOperator files: a layer with small biases,
+                                     elements that differ in each channel, and unlike its formula
+    network.samples, network.images  the 20 sample images, and CIFAR-10's: recorded, images, engines
+
+and engines holds for each runtime, as far as it goes:
+
+    refused                          what it says where it does not take the network
+    labels_changed, correct          images whose label is another than ONNX Runtime's; right labels
+    logits                           [of the logits in steps of their scale: that differ, the most]
+    logits_as_floats                 of the logits, that differ at all
+    seconds                          of an image, the median call; not comparable across machines
+    with_outputs                     the network with every tensor as an output: of each tensor
+                                     [elements that differ, by how much at most]
+    outputs_change_logits            logits that are others then: the runtime made another graph
+    kinds, kinds_with_outputs        operators of the graph that it runs, counted, where it says
+    cut                              of a runtime that makes another graph then: the network cut off
+                                     behind each tensor instead, as with_outputs (sample images)
+    alone                            each node alone on ONNX Runtime's tensors: of its output
+                                     [elements that differ, by how much at most], or what it says
+    formulas                         what it computes, by operator (study/formulas.py)
+    alone_unlike                     elements of alone that are not what the formula gives, or lie
+                                     beyond the bound (of float32 and bfloat16, asked of the first
+                                     images, "bounds_held"); 0 is explained
+    with_outputs_unlike              elements of with_outputs that the formulas do not give of the
+                                     runtime's own tensors (sample images)
+    residual                         an add and the convolution before it as a part: [elements that
+                                     differ, by how much at most, unlike the two nodes as the
+                                     runtime has them]: without the rounding between, where fused
+    images                           how many it was asked on; fewer where it is slow
+
+A difference is from ONNX Runtime's default session of the QOperator file.
 """
 
 import argparse
-import importlib
 import json
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +59,16 @@ from tqdm import tqdm
 from qlinear import edges
 from qlinear.conventions import CONVENTIONS
 from qlinear.errors import UnusableInput
-from qlinear.files import write_text
+from qlinear.files import check_file, write_text
 from qlinear.hardware import proofs
+from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.operators.qlinear_conv import Conv
 from study import quantize
-from study.provenance import recorded
+from study import runtime_networks as networks
+from study.cifar10 import load_cifar10
+from study.engines import ENGINES, NOT_ASKED, Engine, version
+from study.provenance import recorded, stored
 
 # what each kernel was found to compute
 FOUND = {
@@ -203,23 +245,74 @@ def measure(models: Path, kernels: dict = KERNELS) -> dict:
     return {"accumulators": count, "differing": differ}
 
 
+def accumulators(models: Path) -> dict:
+    """The part of the record that holds the conventions against their kernels."""
+    source = recorded("scripts/runtimes.py", [models / quantize.MIXED])
+    source["versions"] |= {"ai_edge_litert": version("ai-edge-litert"), "torch": version("torch")}
+    source["machine"] = f"{platform.machine()} {platform.system()}"
+    return {"recorded": source, **measure(models), "found": FOUND}
+
+
+def chosen(only: str) -> list[Engine]:
+    """The engines to ask, from a list of names with commas; all where it is empty.
+
+    Raises:
+        UnusableInput: a name is unknown.
+    """
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in ENGINES:
+            raise UnusableInput(f"--only: no runtime {name!r}; there are {', '.join(ENGINES)}")
+    return [ENGINES[name] for name in names] or list(ENGINES.values())
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, help="JSON file (default: runtimes.json beside them)")
+    parser.add_argument("--data-dir", type=Path, help="CIFAR-10 folder, for the section of images")
+    parser.add_argument("--data-note", default="CIFAR-10's test images", help="for the record")
+    parser.add_argument("--images", type=int, default=1000, help="test images, from the first")
+    parser.add_argument("--only", default="", help="runtimes to ask, with commas (default: all)")
     args = parser.parse_args(argv)
-    versions = {}
-    for module in ("ai_edge_litert", "torch"):
-        try:
-            versions[module] = importlib.import_module(module).__version__
-        except (ImportError, AttributeError):
-            raise UnusableInput(f"{module} is missing; see {Path(__file__).name}'s head") from None
-    source = recorded("scripts/runtimes.py", [args.models / quantize.MIXED])
-    source["versions"] |= versions
-    source["machine"] = f"{platform.machine()} {platform.system()}"
-    record = {"recorded": source, **measure(args.models), "found": FOUND}
+    if args.images < 1:
+        raise UnusableInput(f"--images is {args.images}: at least 1 needed")
     out = args.out or args.models / "runtimes.json"
-    write_text(out, json.dumps(record, indent=1) + "\n")
+    check_file(out)
+    engines, record = chosen(args.only), stored(out, "network")
+    model = load(args.models / quantize.MIXED)
+    data = load_cifar10(args.data_dir, "test") if args.data_dir else None
+    absent = {e.name: e.absent() for e in engines if e.absent()}
+    for name, package in absent.items():
+        print(f"{name}: not asked, {package} is not installed", file=sys.stderr)
+    if not args.only:
+        gone = sorted({*absent.values()} & {"ai-edge-litert", "torch"})
+        if gone:
+            print(f"the conventions: not asked, {' and '.join(gone)} not installed",
+                  file=sys.stderr)  # fmt: skip
+        else:
+            record |= accumulators(args.models)
+    network = record.setdefault("network", {})
+    network |= {"tensors": networks.describe(model), "not_asked": NOT_ASKED}
+    network["runtimes"] = network.get("runtimes", {}) | {
+        e.name: {"title": e.title, "form": e.form, "packages": list(e.packages)} for e in engines
+    }
+    probed = [e for e in engines if e.form == "QOperator" and not e.absent()]
+    for engine in tqdm(probed, "probing", unit="runtime"):
+        network.setdefault("biases", {})[engine.name] = networks.bias_probe(engine)
+    sections = {"samples": (*load_samples(), "sample images")}
+    if data:
+        images, labels = (part[: args.images] for part in data)
+        sections["images"] = images, labels, args.data_note
+    for name, (images, labels, note) in sections.items():
+        before = network.get(name) if args.only else None  # beside what the others gave
+
+        def save(section: dict, name: str = name, before: dict | None = before) -> None:
+            network[name] = networks.merged(before, section)
+            write_text(out, json.dumps(record, indent=1) + "\n")
+
+        networks.measure(model, images, labels, engines, note, save)
     print(f"wrote {out}")
+    networks.show(network)

@@ -134,8 +134,15 @@ def fit(
     test_set: tuple[np.ndarray, np.ndarray],
     checkpoint: Path,
     settings: dict,
+    after_step: Callable | None = None,
 ) -> nn.Module:
-    """Train ``net`` in place; goes on from ``checkpoint`` if it was made with these settings."""
+    """Train ``net`` in place; goes on from ``checkpoint`` if it was made with these settings.
+
+    Args:
+        settings: seed, bfloat16, epochs, batch, lr, weight_decay, and max_norm where the norm of
+            the gradients is bounded.
+        after_step: called after every step of the optimizer, to hold the weights in bounds.
+    """
     net = net.to(memory_format=torch.channels_last)
     # none on biases and batch norm; nor on depthwise filters, whose nine weights a channel leave
     # little to restrain (Howard et al., 2017, advise little or none in section 3.2)
@@ -163,6 +170,7 @@ def fit(
         net.train()
         # one generator an epoch, so that a resumed run draws what an unbroken one would
         generator = torch.Generator().manual_seed(settings["seed"] * 100_003 + epoch)
+        torch.manual_seed(settings["seed"] * 100_003 + epoch)  # for noise on weights
         total, seen = 0.0, 0
         bar = tqdm(
             augmented(crops, generator, settings["batch"]),
@@ -176,7 +184,11 @@ def fit(
                 loss = loss_of(index, shift, logits)
             optimizer.zero_grad()
             loss.backward()
+            if "max_norm" in settings:
+                nn.utils.clip_grad_norm_(net.parameters(), settings["max_norm"])
             optimizer.step()
+            if after_step is not None:
+                after_step()
             schedule.step()
             total, seen = total + loss.item() * len(index), seen + len(index)
             bar.set_postfix_str(f"loss {total / seen:.4f}", refresh=False)

@@ -228,9 +228,9 @@ def test_values_that_the_input_does_not_hold(tmp_path, conv, value):
 @pytest.mark.parametrize("kind", ["bool", "int4"])
 def test_narrow_types_hold_their_values_only(kind):
     dtype = np.dtype(bool) if kind == "bool" else helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
-    assert inputs._converted(np.array([0, 1]), np.dtype(dtype), "x").dtype == dtype
+    assert inputs.converted(np.array([0, 1]), np.dtype(dtype), "x").dtype == dtype
     with pytest.raises(UnusableInput, match="does not hold"):
-        inputs._converted(np.array([0, 9]), np.dtype(dtype), "x")
+        inputs.converted(np.array([0, 9]), np.dtype(dtype), "x")
 
 
 def test_archives(tmp_path):

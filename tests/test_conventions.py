@@ -1,7 +1,6 @@
 """Conventions of requantization: known answers, plain Python, and every accumulator of a layer."""
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
@@ -351,14 +350,6 @@ def test_the_study_on_a_few_images(tmp_path):
     assert found["conventions"]["fbgemm"]["labels_changed"] == 0
     with pytest.raises(UnusableInput, match="--images is 0"):
         study.main(["--data-dir", str(tmp_path), "--images", "0"])
-
-
-def test_a_runtime_that_is_absent_is_named(tmp_path):
-    if importlib.util.find_spec("ai_edge_litert"):
-        pytest.skip("LiteRT is there")
-    with pytest.raises(UnusableInput, match="ai_edge_litert is missing"):
-        runtimes.main(["--models", str(MODELS), "--out", str(tmp_path / "out.json")])
-    assert not list(tmp_path.iterdir())
 
 
 def test_accumulators_are_asked_as_products(model):

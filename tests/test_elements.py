@@ -67,6 +67,7 @@ def one(**more):
 DENSE = dict(A=draw(U8, 3, 20), B=draw(I8, 20, 4), a_scale=F(0.1), b_scale=F([1, 2, 3, 4]),
              a_zero_point=U8(9), b_zero_point=I8([1, 2, 0, -4]))  # fmt: skip
 BIAS = rng.integers(-9999, 9999, 4).astype(I32)
+HALF = dict(x_scale=F(3.5), y_scale=F(3.5), y_zero_point=U8(11))  # means that are ties
 SMALL = dict(scale=F(0.1), zero=I8(4))
 # domain, operator, inputs, attributes
 CASES = [
@@ -108,6 +109,9 @@ CASES = [
     (CONTRIB, "QLinearGlobalAveragePool", pool(), {}),
     (CONTRIB, "QLinearGlobalAveragePool", pool((2, 5, 6, 3)), dict(channels_last=1)),
     (CONTRIB, "QLinearAveragePool", pool(), dict(kernel_shape=[3, 2], pads=[1, 0, 1, 1])),
+    (CONTRIB, "QLinearAveragePool", pool((2, 30, 2, 2)) | HALF, dict(kernel_shape=[2, 2])),
+    (CONTRIB, "QLinearAveragePool", pool((2, 1, 2, 30)) | HALF,
+     dict(kernel_shape=[1, 2], channels_last=1)),
     (CONTRIB, "QLinearAveragePool", pool((1, 2, 9)),
      dict(kernel_shape=[4], strides=[3], pads=[1, 1], count_include_pad=1, ceil_mode=1)),
     ("", "MaxPool", dict(X=draw(I8, 1, 2, 6, 7)), dict(kernel_shape=[3, 3], pads=[1, 1, 1, 1])),

@@ -3,14 +3,11 @@
 import hashlib
 import json
 import re
-import shutil
-import subprocess
-import sys
 
 import jsonschema
 import numpy as np
 import pytest
-from conftest import MOBILENETS, MODELS, QUANTIZED, ROOT, main_of, needs, quantizes
+from conftest import MOBILENETS, MODELS, QUANTIZED, ROOT, main_of, quantizes
 
 from qlinear.errors import UnusableInput
 from qlinear.inputs import read_feeds
@@ -216,11 +213,3 @@ def test_readme_quotes_the_measured_accuracy():
     book = next(row for row in rows if row["model"] == "resnet8_int8.onnx")
     numbers = f"{book['elements']:,}", "0", f"{book['accuracy']:.2%}"
     assert "| " + " | ".join(f"**{number}**" for number in numbers) + " |" in readme
-
-
-def test_an_emulated_processor_without_vnni_computes_what_is_stored(tmp_path):
-    needs(shutil.which("qemu-x86_64") is not None, "qemu-x86_64")
-    out = tmp_path / "portability.json"
-    command = [sys.executable, ROOT / "scripts" / "portability.py", "--out", out]
-    subprocess.run(command, check=True)
-    assert out.read_text() == (MODELS / "portability.json").read_text()

@@ -678,6 +678,26 @@ def test_average_pool(dtype, seed, axes, ties, channels_last, include, ceil):
     equal(qlinear_average_pool(*inputs.values(), **options), theirs)
 
 
+@many
+@given(EIGHT_BITS, SEEDS, st.integers(1, 3), *[st.booleans()] * 4)
+def test_average_of_the_whole_image(dtype, seed, axes, channels_last, include, ceil, same):
+    """ONNX Runtime goes over to the global pool: the other formula is wrong on the ties here."""
+    rng = np.random.default_rng(seed)
+    size = [int(n) for n in rng.integers(1, 4, axes)]
+    options = dict(kernel_shape=size, count_include_pad=int(include), ceil_mode=int(ceil))
+    options |= dict(strides=[9] * axes, auto_pad="SAME_UPPER" if same else "NOTSET")
+    if same and ceil:  # which ONNX Runtime refuses together
+        options["ceil_mode"] = 0
+    inputs = dict(
+        X=integers(rng, dtype, (2, *size, 40) if channels_last else (2, 40, *size)),
+        x_scale=F(3.5), x_zero=integers(rng, dtype), y_scale=F(rng.choice([1.75, 7, 3.5, 2.3])),
+        y_zero=integers(rng, dtype),
+    )  # fmt: skip
+    options |= dict(channels_last=int(channels_last))
+    theirs = run_operator("QLinearAveragePool", inputs, domain=CONTRIB, **options)
+    equal(qlinear_average_pool(*inputs.values(), **options), theirs)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_resize_by_whole_factors(way, dtype):

@@ -91,6 +91,8 @@ def reader(built, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     shutil.copy(MODELS / "resnet8_int8.onnx", folder / "model.onnx")
     shutil.copy(ROOT / "data" / "cifar10_00_3.png", folder / "photo.png")
+    images, labels = load_samples()
+    np.savez(folder / "images.npz", x=images[:1], labels=labels[:1])
     return folder
 
 
@@ -100,7 +102,7 @@ def test_the_wheel_holds_the_library_alone(built):
         (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
         metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "qlinear").rglob("*")
-             if p.suffix in (".py", ".npz", ".typed", ".js", ".css")}  # fmt: skip
+             if p.suffix in (".py", ".npz", ".toml", ".typed", ".js", ".css")}  # fmt: skip
     assert {name for name in names if not name.startswith(info)} == files
     assert {"qlinear/py.typed", "qlinear/samples.npz", "qlinear/explorer/view.js"} <= files
     assert metadata["Name"] == "qlinear" and metadata["Version"] == qlinear.__version__
@@ -122,7 +124,7 @@ def test_every_import_of_the_library_is_declared():
             if isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
     extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + extras["fast"] + extras["tflite"]
+    lines = PROJECT["dependencies"] + extras["fast"] + extras["study"] + extras["tflite"]
     declared = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines}
     declared = {"PIL" if name == "pillow" else name for name in declared}
     assert imported - set(sys.stdlib_module_names) - {"qlinear"} == declared
@@ -169,6 +171,7 @@ def test_readme_shows_every_command():
         "vectors",
         "multipliers",
         "diagnose",
+        "study",
     }
     assert any(line.startswith("python -m ") for line in examples())
 

@@ -41,14 +41,17 @@ def exact(value) -> str:
     return f"{value.item():,}" if value.dtype.kind in "iu" else str(value.item())
 
 
-def record(name: str, beside: str = "") -> tuple[dict, Markdown]:
+def record(name: str, beside: str = "", within: str = "") -> tuple[dict, Markdown]:
     """A file of recorded numbers in ``models/``, and the mark that every output from it carries.
 
     Args:
         beside: for a file in another's format, which has no room for it: the file that the same run
             made, and that says where both come from.
+        within: a part of the file, measured by itself, as "network.samples"; it is returned.
     """
     data = json.loads((MODELS / name).read_text())
+    for key in filter(None, within.split(".")):
+        data = data[key]
     source = json.loads((MODELS / beside).read_text())["recorded"] if beside else data["recorded"]
     models = ", ".join(f"`{file}` ({digest[:8]})" for file, digest in source["models"].items())
     versions = ", ".join(f"{module} {version}" for module, version in source["versions"].items())

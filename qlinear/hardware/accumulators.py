@@ -1,6 +1,10 @@
 """Narrow accumulators: wrapping, saturation, and sums of pairs as x86 forms them."""
 
+import math
+
 import numpy as np
+
+from qlinear.operators.qlinear_conv import Geometry, windows
 
 
 def wrap(acc: np.ndarray, bits: int) -> np.ndarray:
@@ -80,3 +84,42 @@ def pair_saturations(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarr
         pair = pair + w[:, k + 1 : k + 2].astype(np.int32) * x[..., k + 1 : k + 2, :]
         lost += pair - np.clip(pair, -32768, 32767)
     return exact, exact - lost
+
+
+def accumulate_pairs(
+    padded: np.ndarray,
+    x_zero_point: np.ndarray,
+    w: np.ndarray,
+    w_zero_point: np.ndarray,
+    geo: Geometry,
+) -> np.ndarray:
+    """Sums of products as ONNX Runtime forms them of uint8 and int8 on x86 with AVX2, without VNNI.
+
+    The taps of a group are taken position by position, all channels of one before the next, and
+    two neighbours are a pair (:func:`pair_saturations`). A depthwise layer, of one channel in and
+    one out a group, has a kernel of its own, which is exact.
+
+    Args:
+        as for :func:`qlinear.operators.qlinear_conv.accumulate`, for which it may stand in
+        :func:`qlinear.operators.qlinear_conv.stages`; w_zero_point must be 0.
+
+    Returns:
+        int32 (N, M, out...), before the bias.
+    """
+    assert not np.any(w_zero_point)
+    view, axes = windows(padded, geo), len(geo.kernel)
+    view = view.reshape(len(view), geo.group, -1, *view.shape[2:])
+    order = (0, 1, *range(3 + axes, 3 + 2 * axes), 2, *range(3, 3 + axes))
+    columns = view.transpose(order).reshape(len(view), geo.group, -1, math.prod(geo.out))
+    rows = np.moveaxis(w, 1, -1).reshape(geo.group, -1, w[0].size)
+    exact, saturated = _by_group(columns, rows)
+    sums = exact if len(w) == geo.group and w.shape[1] == 1 else saturated
+    zero = int(np.asarray(x_zero_point).item()) * rows.sum(axis=2, dtype=np.int64)
+    return (sums - zero[:, :, None]).reshape(len(padded), len(w), *geo.out).astype(np.int32)
+
+
+def _by_group(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`pair_saturations` of each group: (N, group, M / group, positions)."""
+    found = [pair_saturations(columns[:, g], rows[g]) for g in range(len(rows))]
+    exact, saturated = zip(*found, strict=True)
+    return np.stack(exact, axis=1), np.stack(saturated, axis=1)

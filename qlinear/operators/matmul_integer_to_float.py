@@ -7,7 +7,8 @@ ONNX Runtime makes them of MatMulInteger, Cast, Mul and Add: the first where A i
 the second where DynamicQuantizeLinear quantizes it.
 
 Source: ONNX Runtime contrib operators; order of operations: x86-64's kernel, settled by
-tests/test_operators.py.
+tests/test_operators.py. On ARM64 the product with the scale and the bias share one rounding
+(study/portability.py).
 """
 
 import numpy as np

@@ -19,7 +19,8 @@ So the zero point is added *before* the rounding here, unlike in QLinearConv. Wh
 saturates at the wrong end (:func:`qlinear.operators.arithmetic.saturate_int32`). The formula holds
 on processors with AVX2 and FMA3, for which ONNX Runtime has this kernel; its source asks for the
 two multiply-adds of C. The one in ``fixed`` is the compiler's contraction of a plain expression, so
-it belongs to the Linux wheels that the tests run. ARM's kernel is written in integers.
+it belongs to the Linux wheels that the tests run. The kernels of ARM64 and of processors without
+AVX2 are in :mod:`qlinear.hardware.additions`.
 
 Source: ONNX Runtime, core/mlas/lib/intrinsics/avx2/qladd_avx2.cpp, and for the exchange
 contrib_ops/cpu/quantization/qlinear_binary_op.cc; the order of operations was settled by exhausting

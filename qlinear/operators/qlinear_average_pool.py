@@ -5,7 +5,8 @@
 The sum runs over the window row by row in float32, one rounding an addition; the two divisions and
 the addition of the zero point, which comes *before* the rounding here, are one each. n counts the
 padding only with ``count_include_pad``. What is 2**31 or more saturates at the wrong end
-(:func:`qlinear.operators.arithmetic.saturate_int32`).
+(:func:`qlinear.operators.arithmetic.saturate_int32`). A window that is the whole image, without
+padding, ONNX Runtime computes as QLinearGlobalAveragePool, which rounds otherwise on ties.
 
 Source: ONNX Runtime contrib operators; order of operations: contrib_ops/cpu/quantization/
 qlinear_pool.cc.
@@ -23,6 +24,7 @@ from qlinear.operators.arithmetic import (
 )
 from qlinear.operators.dequantize_linear import dequantize_linear
 from qlinear.operators.max_pool import pool_geometry
+from qlinear.operators.qlinear_global_average_pool import qlinear_global_average_pool
 
 
 def qlinear_average_pool(
@@ -57,6 +59,9 @@ def qlinear_average_pool(
         require_per_tensor(name, X, scale, zero)
     images = np.moveaxis(X, -1, 1) if channels_last else X
     geo = pool_geometry(images.shape, **attributes)
+    if is_global(geo, images.shape):
+        whole = (one_element(v) for v in (x_scale, x_zero_point, y_scale, y_zero_point))
+        return qlinear_global_average_pool(X, *whole, channels_last=channels_last)
     real = dequantize_linear(images, one_element(x_scale), one_element(x_zero_point))
     total, count = _sums(real, geo), _sums(np.ones((1, 1, *images.shape[2:]), np.float32), geo)
     if count_include_pad:
@@ -66,6 +71,11 @@ def qlinear_average_pool(
         scaled = (total / count) / one_element(y_scale) + zero
     y = saturate_int32(np.rint(scaled), X.dtype)
     return np.moveaxis(y, 1, -1) if channels_last else y
+
+
+def is_global(geo: qc.Geometry, shape: tuple[int, ...]) -> bool:
+    """Whether the only window is the whole image (N, C, spatial...), without padding."""
+    return tuple(geo.kernel) == tuple(shape[2:]) and not any((*geo.begin, *geo.end))
 
 
 def _sums(x: np.ndarray, geo: qc.Geometry) -> np.ndarray:

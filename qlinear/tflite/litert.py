@@ -2,7 +2,7 @@
 
 A damaged file, or one that its kernels do not expect, can end the process that LiteRT is in: then
 that is what a message says. What LiteRT prints is kept out of the way, and its last line quoted.
-The other process is :mod:`qlinear.tflite.serve`.
+The other process is ``qlinear.tflite.serve``.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """The verdict on a ``.tflite`` file: the operators here against LiteRT on the user's own bytes.
 
-The same record and the same rules as for ONNX (:mod:`qlinear.validate`).
+The same record and the same rules as for ONNX (``qlinear.validate``).
 """
 
 from collections.abc import Iterator
