@@ -374,7 +374,7 @@ def _explain_tflite(args: argparse.Namespace, model: TFLite) -> int:
     where = _where(args, node, theirs.shape)
     element = command.element(model, node, values, where)
     same = compare_arrays(tensor, element.y, theirs[where]).equal
-    sections = [table(command.parameters(model, node))]
+    sections = [table(command.parameters(model, node, values))]
     if element.terms and len(next(iter(element.terms.values()))):
         sections.append(table(_rows(element.terms)))
     sections.append(table(_steps(element.steps)))

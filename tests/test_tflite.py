@@ -189,6 +189,46 @@ def test_mean_on_ties_and_on_any_axes(kernels):
         assert ours.shape == other.shape and (ours == other).all()
 
 
+@pytest.mark.parametrize("kernels", FORMS)
+@pytest.mark.parametrize("count", [28, 24, 6])
+def test_mean_of_many_sums_that_lie_on_ties(kernels, count):
+    """1 / 28 is no float32: on ties it counts in which order XNNPACK adds the zero points."""
+    x = np.random.default_rng(count).integers(-128, 128, (4000, count)).astype(np.int8)
+    for one, other, zeros in (
+        (0.5, 0.5, (-128, -128)), (0.5, 0.5, (-128, 5)), (0.5, 0.25, (3, 5)), (0.5, 0.2, (3, 5)),
+        (0.3, 0.1, (3, 5)), (0.7, 0.11, (33, -20)), (0.05, 0.03, (7, 5)), (0.5, 0.75, (3, 5)),
+    ):  # fmt: skip
+        raw = graph(
+            [tensor("x", x.shape, scale=one, zero=zeros[0]),
+             tensor("a", (1,), "int32", data=np.int32([1])),
+             tensor("y", (4000,), scale=other, zero=zeros[1])],
+            [operator("MEAN", ["x", "a"], ["y"], "ReducerOptions")], ["x"], ["y"],
+        )  # fmt: skip
+        ours = FORMS[kernels]["MEAN"](
+            x, np.int32([1]), types=(kind("int8", one, zeros[0]), None),
+            y_type=kind("int8", other, zeros[1]),
+        )["y"]  # fmt: skip
+        assert (ours == theirs(raw, x, kernels=kernels)).all()
+
+
+@pytest.mark.parametrize("kernels", FORMS)
+def test_max_pool_whose_stride_is_more_than_its_window(kernels):
+    """XNNPACK leaves it: the end of the activation's range is a tie, away from zero."""
+    x = CODES.reshape(1, 16, 16, 1)
+    like, names = kind("int8", 2.0), dict(stride_h=3, stride_w=1, filter_height=2, filter_width=2)
+    sizes = dict(strideH=3, strideW=1, filterHeight=2, filterWidth=2)
+    made = operator("MAX_POOL_2D", ["x"], ["y"], "Pool2DOptions", fusedActivationFunction=2,
+                    **sizes)  # fmt: skip
+    raw = graph([tensor("x", x.shape, scale=2), tensor("y", (1, 6, 16, 1), scale=2)], [made],
+                ["x"], ["y"])  # fmt: skip
+    ours = FORMS[kernels]["MAX_POOL_2D"](
+        x, types=(like,), y_type=like, padding="SAME",
+        fused_activation_function="RELU_N1_TO_1", **names,
+    )["y"]  # fmt: skip
+    other = theirs(raw, x, kernels=kernels)
+    assert (ours == other).all() and other.max() == 1
+
+
 # --- whole files
 
 
@@ -760,3 +800,185 @@ def test_names_are_cut_only_where_that_is_enough(tmp_path):
     assert [node.name for node in model.nodes] == ["a;b", "a;c", "d#3"]
     assert set(model.types) == {"x", "a;b", "a;c", "d#3", "d#4", "#5"}
     assert verdict.validate(model, read_feeds(model)).status == "PASS"
+
+
+# --- what adversaries found
+
+
+CONV = dict(strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+
+
+def two_convs(middle) -> bytes:
+    """Two convolutions, between which the file has a shape of its own; 7 x 7 is right."""
+    w = np.random.default_rng(0).integers(-128, 128, (2, 3, 3, 2)).astype(np.int8)
+    return graph(
+        [tensor("x", (1, 9, 9, 2), scale=0.1, zero=3), tensor("w", w.shape, scale=0.1, data=w),
+         tensor("b", (2,), "int32", 0.01, data=np.zeros(2, np.int32)),
+         tensor("h", middle, scale=0.4, zero=1), tensor("y", (1, 1, 1, 2), scale=0.9)],
+        [operator("CONV_2D", ["x", "w", "b"], ["h"], "Conv2DOptions", padding=1, **CONV),
+         operator("CONV_2D", ["h", "w", "b"], ["y"], "Conv2DOptions",
+                  **CONV | {"strideH": 2, "strideW": 2})], ["x"], ["y"],
+    )  # fmt: skip
+
+
+def test_vectors_have_the_windows_that_litert_computes(tmp_path):
+    """Where the file says 8 x 8, a window of 3 and stride 2 would begin elsewhere than on 7 x 7."""
+    for middle in ((1, 7, 7, 2), (1, 8, 8, 2)):
+        out = tmp_path / str(middle[1])
+        path = saved(tmp_path, two_convs(middle))
+        assert cli.main(["vectors", str(path), "--out", str(out), "--all"]) == 0
+        _, second = json.loads((out / "manifest.json").read_text())["layers"]
+        assert second["parameters"]["PAD_TOP"] == second["parameters"]["PAD_LEFT"] == 1
+        assert second["quantization"]["x"]["shape"] == second["shapes"]["x"] == [1, 7, 7, 2]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_explain_takes_the_shape_that_litert_computes(tmp_path, keep):
+    w = np.random.default_rng(0).integers(-128, 128, (4, 8)).astype(np.int8)
+    shape = (2, 5, 8) if keep else (5, 8)
+    raw = graph(
+        [tensor("x", shape, scale=0.1, zero=3), tensor("w", w.shape, scale=0.02, data=w),
+         tensor("y", (1, 4), scale=0.3)],
+        [operator("FULLY_CONNECTED", ["x", "w"], ["y"], "FullyConnectedOptions",
+                  keepNumDims=keep)], ["x"], ["y"],
+    )  # fmt: skip
+    model = load(saved(tmp_path, raw))
+    values = command.tensors(model, read_feeds(model)[0])
+    (node,) = model.nodes
+    for at in np.ndindex(values["y"].shape):
+        assert command.element(model, node, values, at).y == values["y"][at]
+    rows = command.parameters(model, node, values)
+    assert rows[-1]["tensor"] == f"output y int8{list(values['y'].shape)}"
+
+
+def test_inspect_takes_files_that_litert_would_refuse(tmp_path, capsys):
+    """And shows the bits of a layer whose bias is left out as -1."""
+    w = np.ones((2, 1, 1, 2), np.int8)
+    x, y = (tensor(n, (1, 4, 4, 2), scale=1) for n in "xy")
+    b = tensor("b", (3,), "int32", data=np.zeros(3, np.int32))
+    one, flat = (tensor("w", v.shape, scale=1, data=v) for v in (w, w[:, 0, 0]))
+    for kernel, inputs in ((one, ["x", "w", "b"]), (one, ["", "w", "b"]), (flat, ["x", "w"])):
+        made = operator("CONV_2D", inputs, ["y"], "Conv2DOptions", **CONV)
+        raw = graph([x, b, y, kernel], [made], ["x"], ["y"])
+        assert cli.main(["inspect", str(saved(tmp_path, raw)), "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["nodes"]
+        assert row["bits"] == ""
+    raw = graph([tensor("x", (1, 2), scale=1), flat, tensor("y", (1, 2), scale=1)],
+                [operator("FULLY_CONNECTED", ["x", "w", ""], ["y"], "FullyConnectedOptions")],
+                ["x"], ["y"])  # fmt: skip
+    assert command.inspected(load(saved(tmp_path, raw)))[0]["bits"] == 9  # -256 to 254
+
+
+def test_constants_without_elements_are_constants(tmp_path):
+    """The shape of a scalar: no elements, so no bytes."""
+    raw = graph(
+        [tensor("x", (1, 1), scale=1), tensor("s", (0,), "int32"), tensor("y", (), scale=1)],
+        [operator("RESHAPE", ["x", "s"], ["y"], "ReshapeOptions")], ["x"], ["y"],
+    )  # fmt: skip
+    model = load(saved(tmp_path, raw))
+    found = verdict.validate(model, read_feeds(model))
+    assert found.status == "PASS" and found.outputs[0].shape == ()
+
+
+@pytest.mark.parametrize("kernels", ["reference", "default"])
+def test_an_output_that_is_a_constant_of_four_bits_is_refused(tmp_path, kernels):
+    raw = graph(
+        [tensor("x", (1, 4), scale=1), tensor("y", (1, 4), scale=1),
+         tensor("c", (1, 4), "int4", 1, data=np.int8([1, 2]))],
+        [operator("ADD", ["x", "x"], ["y"], "AddOptions")], ["x"], ["y", "c"],
+    )  # fmt: skip
+    with pytest.raises(UnusableInput, match="output c is a constant of type int4"):
+        cli.main(["validate", str(saved(tmp_path, raw)), "--kernels", kernels])
+
+
+def left_by_xnnpack():
+    """Files of one node that LiteRT's optimized kernels compute, by what makes it so."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(-128, 128, (3, 3, 3, 2)).astype(np.int8)
+    deep = rng.integers(-128, 128, (1, 3, 3, 4)).astype(np.int8)
+    zeros = np.zeros(4, np.int32)
+
+    def conv(scale=0.02, bias: object = 0.002, data=True):
+        return graph(
+            [tensor("x", (1, 27, 27, 2), scale=0.1, zero=3),
+             tensor("w", w.shape, scale=scale, data=w if data else None),
+             tensor("b", (3,), "int32", bias, data=zeros[:3]),
+             tensor("y", (1, 27, 27, 3), scale=0.3)],
+            [operator("CONV_2D", ["x", "w", "b"], ["y"], "Conv2DOptions", **CONV)],
+            ["x"] if data else ["x", "w"], ["y"],
+        )  # fmt: skip
+
+    depthwise = graph(
+        [tensor("x", (1, 27, 27, 2), scale=0.1, zero=3),
+         tensor("w", deep.shape, scale=0.02, data=deep), tensor("b", (4,), "int32", data=zeros),
+         tensor("y", (1, 27, 27, 4), scale=0.3)],
+        [operator("DEPTHWISE_CONV_2D", ["x", "w", "b"], ["y"], "DepthwiseConv2DOptions",
+                  depthMultiplier=3, **CONV)], ["x"], ["y"],
+    )  # fmt: skip
+    a, b, y = (1, 2, 1, 2, 1, 2, 4), (1, 2, 1, 2, 3, 2, 1), (1, 2, 1, 2, 3, 2, 4)
+    wide = graph([tensor("a", a, scale=0.1, zero=3), tensor("b", b, scale=0.2, zero=3),
+                  tensor("y", y, scale=0.2, zero=3)],
+                 [operator("ADD", ["a", "b"], ["y"], "AddOptions")], ["a", "b"], ["y"])  # fmt: skip
+    axes = graph(
+        [tensor("x", (8, 9, 8), scale=0.1), tensor("a", (1,), "int32"),
+         tensor("y", (8, 8), scale=0.05)],
+        [operator("MEAN", ["x", "a"], ["y"], "ReducerOptions")], ["x", "a"], ["y"],
+    )  # fmt: skip
+    return {
+        "b has scale 9.9999": conv(bias=1e-40),
+        "b has no scale": conv(bias=()),
+        "w has scale 0.0": conv([0.1, 0, 0.3]),
+        "w is no constant": conv(data=False),
+        "a is no constant": axes,
+        "depth_multiplier 3": depthwise,
+        "7 axes": wide,
+    }
+
+
+@pytest.mark.parametrize("why", left_by_xnnpack() if importlib.util.find_spec("ai_edge_litert")
+                         else [])  # fmt: skip
+def test_what_xnnpack_leaves_is_refused_by_default_not_failed(tmp_path, why):
+    path = saved(tmp_path, left_by_xnnpack()[why])
+    with pytest.raises(UnusableInput, match=f"node y: .*{why}"):
+        cli.main(["validate", str(path), "--kernels", "default"])
+
+
+def test_a_dump_s_order_of_axes(tmp_path):
+    """--layout counts where a shape fits both orders; axes of size 1 may be left out."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "y.npy"
+
+    def read(data, like, layout="NHWC"):
+        np.save(path, data)
+        return diagnosis.fitted(read_file(path)[0], like, layout)
+
+    cube, y = (rng.integers(-128, 128, s).astype(np.int8) for s in ((1, 8, 8, 8), (1, 7, 5, 3)))
+    first = np.ascontiguousarray(cube.transpose(0, 3, 1, 2))
+    for data in (first, first[0], first.ravel()):
+        assert (read(data, cube, "NCHW") == cube).all()
+        assert (read(data, cube) == first.reshape(cube.shape)).all()
+    first = np.ascontiguousarray(y.transpose(0, 3, 1, 2))
+    for data in (first, first[0], y, y[0]):
+        for layout in ("NHWC", "NCHW"):
+            assert (read(data, y, layout) == y).all()
+    with pytest.raises(UnusableInput, match=r"has shape \[3, 5, 7, 1\]"):
+        read(y.transpose(), y)
+    reals = y.astype(np.float32) / 3
+    with pytest.raises(UnusableInput, match="values that float32 cannot have"):
+        read(reals.astype(float) * (1 + 1e-9), reals)
+    assert (read(reals.astype(float), reals) == reals).all()
+
+
+def test_a_tensor_is_dumped_once_and_its_name_is_clear(tmp_path):
+    x = (1, 4)
+    raw = graph([tensor(n, x, scale=0.1) for n in ("x", "a/b", "a_b")],
+                [operator("ADD", ["x", "x"], ["a/b"], "AddOptions"),
+                 operator("ADD", ["x", "a/b"], ["a_b"], "AddOptions")], ["x"], ["a_b"])  # fmt: skip
+    path = saved(tmp_path, raw)
+    np.save(tmp_path / "a.npy", np.zeros(x, np.int8))
+    np.save(tmp_path / "a-b.npy", np.zeros(x, np.int8))
+    a, unclear = str(tmp_path / "a.npy"), str(tmp_path / "a-b.npy")
+    with pytest.raises(UnusableInput, match="a_b is given twice"):
+        cli.main(["diagnose", str(path), f"a_b={a}", f"a_b={a}"])
+    with pytest.raises(UnusableInput, match="'a-b' may be a/b or a_b"):
+        cli.main(["diagnose", str(path), unclear])

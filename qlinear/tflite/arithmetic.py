@@ -242,6 +242,8 @@ def windows(
         count = -(-length // s) if padding == "SAME" else max(0, (length + s - wide) // s)
         begin.append(max(0, (count - 1) * s + wide - length) // 2)
         out.append(count)
+    if min(out) < 1:
+        raise Unsupported(f"image {size}: smaller than the kernel {kernel}, dilation {dilation}")
     return Windows(size, kernel, stride, dilation, tuple(begin), tuple(out))
 
 

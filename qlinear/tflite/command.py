@@ -3,6 +3,8 @@
 Activations, and what is written of them, are in the file's own layout, NHWC.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from qlinear.describe import value as shown
@@ -58,17 +60,27 @@ def sum_bits(model: TFLite, node: Node) -> int | None:
     None where there are no products, or weights that are no int8 constants.
     """
     kinds = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
-    if node.op_type not in kinds or len(node.inputs) < 2:
+    if node.op_type not in kinds or len(node.inputs) < 2 or not node.inputs[0]:
         return None
     x, w = model.types[node.inputs[0]], model.constants.get(node.inputs[1])
     bias = model.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
-    if w is None or w.dtype != np.int8 or x.dtype != "int8" or (node.inputs[2:] and bias is None):
+    if (
+        w is None
+        or w.dtype != np.int8
+        or x.dtype != "int8"
+        or (any(node.inputs[2:]) and bias is None)
+    ):
         return None
     try:
         low_x, high_x = -128 - x.zero, 127 - x.zero
     except Unsupported:
         return None
-    rows = np.moveaxis(w, kinds[node.op_type], 0).reshape(w.shape[kinds[node.op_type]], -1)
+    axis = kinds[node.op_type]
+    if w.ndim != (2 if node.op_type == "FULLY_CONNECTED" else 4):
+        return None
+    if bias is not None and bias.size != w.shape[axis]:
+        return None
+    rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
     rows = rows.astype(np.int64)
     w_type = model.types[node.inputs[1]]
     if node.op_type == "FULLY_CONNECTED" and w_type.scale.size == 1 and w_type.zero_point.size:
@@ -126,7 +138,9 @@ def terms(
     w = known[node.inputs[1]] if len(node.inputs) > 1 else None
     zero = model.types[node.inputs[0]].zero
     if kind == "FULLY_CONNECTED":
-        row = int(np.ravel_multi_index(at[:-1], model.types[node.outputs[0]].shape[:-1]))
+        # the shape of y in the file may be another one than LiteRT computes
+        lead = (x.size // w.shape[1],) if len(at) == 2 else x.shape[:-1]
+        row = int(np.ravel_multi_index(at[:-1], lead)) if lead else 0
         taken, kernel = x.reshape(-1, w.shape[1])[row], w[at[-1]].astype(np.int64)
         w_type = model.types[node.inputs[1]]
         if w_type.scale.size == 1 and w_type.zero_point.size:
@@ -164,12 +178,18 @@ def terms(
                      "running sum": product.cumsum()}  # fmt: skip
 
 
-def parameters(model: TFLite, node: Node) -> list[dict]:
-    """A row for each tensor around a node: its type, scales and zero points."""
+def parameters(model: TFLite, node: Node, values: dict[str, np.ndarray]) -> list[dict]:
+    """A row for each tensor around a node: its type, scales and zero points.
+
+    Args:
+        values: the tensors, whose shapes LiteRT computes: the file may have others.
+    """
     rows = []
     for part, names in (("input", node.inputs), ("output", node.outputs)):
         for name in filter(None, names):
             given = model.types[name]
+            if name in values:
+                given = replace(given, shape=values[name].shape)
             scales = shown(given.scale) if given.scale.size else "none"
             zeros = shown(given.zero_point) if given.zero_point.size else "none"
             rows.append({part: typed(name, given), "scale": scales, "zero point": zeros})

@@ -65,7 +65,7 @@ def collect(
         layout: NHWC or NCHW, of arrays whose shape does not say.
 
     Raises:
-        UnusableInput: a file cannot be read, or its tensor is not in the model.
+        UnusableInput: a file cannot be read, or its tensor is not in the model, or there twice.
     """
     found = []
     for text in given:
@@ -80,6 +80,8 @@ def collect(
                 tensor = _tensor(model, wanted, file)
                 if tensor not in values:
                     raise UnusableInput(f"{file}: {tensor} is no tensor that is computed")
+                if any(one.tensor == tensor for one in found):
+                    raise UnusableInput(f"{file}: {tensor} is given twice")
                 array = fitted(raw, values[tensor], layout)
                 found.append(Dumped(tensor, file, array))
     if not found:
@@ -88,11 +90,13 @@ def collect(
 
 
 def _tensor(model: TFLite, name: str, file: Path) -> str:
-    plain = {_safe(tensor): tensor for tensor in model.types}
     if name in model.types:
         return name
-    if _safe(name) in plain:
-        return plain[_safe(name)]
+    alike = [tensor for tensor in model.types if _safe(tensor) == _safe(name)]
+    if len(alike) > 1:
+        raise UnusableInput(f"{file}: {name!r} may be {' or '.join(alike[:4])}; name it NAME=FILE")
+    if alike:
+        return alike[0]
     try:
         return model.node(name).outputs[0]
     except UnusableInput:
@@ -129,17 +133,44 @@ def fitted(raw: Raw, like: np.ndarray, layout: str) -> np.ndarray:
         data = np.ascontiguousarray(rows).view(like.dtype.newbyteorder("<")).ravel()
     if data.size != like.size:
         raise UnusableInput(f"{raw.path}: {data.size} elements; {list(like.shape)} needed")
-    if like.ndim == 4:
-        n, h, w, c = like.shape
-        nchw = data.shape == (n, c, h, w) and data.shape != like.shape
-        if nchw or (layout == "NCHW" and data.shape != like.shape):
-            data = data.reshape(n, c, h, w).transpose(0, 2, 3, 1)
-    data = data.reshape(like.shape)
+    data = _placed(data, like.shape, layout, raw.path)
     with np.errstate(invalid="ignore", over="ignore"):
         found = data.astype(like.dtype)
-    if like.dtype.kind in "iu" and (found.astype(np.float64) != data.astype(np.float64)).any():
-        raise UnusableInput(f"{raw.path}: holds values that {like.dtype} cannot have")
+    # decimal text is rounded to the type; an array has its own values
+    if like.dtype.kind in "iu" or raw.form == "array":
+        wide = data.astype(np.float64)
+        other = (found.astype(np.float64) != wide) & ~(np.isnan(wide) & (found != found))
+        if other.any():
+            raise UnusableInput(f"{raw.path}: holds values that {like.dtype} cannot have")
     return found
+
+
+def _placed(data: np.ndarray, shape: tuple[int, ...], layout: str, path: Path) -> np.ndarray:
+    """Numbers in the tensor's shape; ``layout`` counts where theirs fits both orders, or neither.
+
+    Axes of size 1 may be left out.
+
+    Raises:
+        UnusableInput: they have several axes, which are not the tensor's.
+    """
+    places = {"NHWC": shape}
+    if len(shape) == 4:
+        n, h, w, c = shape
+        places["NCHW"] = (n, c, h, w)
+    fitting = [name for name, place in places.items() if data.shape == place] or [
+        name for name, place in places.items() if _squeezed(data.shape) == _squeezed(place)
+    ]
+    if not fitting and data.ndim > 2:
+        raise UnusableInput(f"{path}: has shape {list(data.shape)}; {list(shape)} needed")
+    if len(fitting) == 1 and data.ndim > 1:
+        layout = fitting[0]
+    if layout == "NHWC" or layout not in places:
+        return data.reshape(shape)
+    return data.reshape(places[layout]).transpose(0, 2, 3, 1)
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def diagnose(model: TFLite, values: dict[str, np.ndarray], dumped: list[Dumped]) -> Found:

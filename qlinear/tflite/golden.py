@@ -118,25 +118,28 @@ def _record(model: TFLite, node: Node, values: dict[str, np.ndarray]) -> Record:
     for formal, name in (*zip(formals(node), node.inputs, strict=False), ("y", node.outputs[0])):
         if name and model.types[name].scale.size == 1 and model.types[name].dtype == "int8":
             parameters[f"{formal.upper()}_ZERO"] = model.types[name].zero
-    parameters |= _places(model, node)
+    parameters |= _places(model, node, {**constants, **image})
     folder = vectors.folder_name(model.nodes.index(node), len(model.nodes), node.name)
     return Record(node.name, folder, constants, image, parameters, tensors)
 
 
 def formals(node: Node) -> tuple[str, ...]:
     """What the inputs of an operator are called here."""
-    known = {"ADD": ("a", "b"), "RESHAPE": ("x", "shape")}
+    known = {"ADD": ("a", "b"), "MEAN": ("x", "axes"), "RESHAPE": ("x", "shape")}
     return known.get(node.op_type, ("x", "w", "bias"))
 
 
-def _places(model: TFLite, node: Node) -> dict[str, int]:
-    """Sizes that C and Verilog need of windows, and the ends of the activation's range."""
+def _places(model: TFLite, node: Node, arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """Sizes that C and Verilog need of windows, and the ends of the activation's range.
+
+    Args:
+        arrays: the operands; their shapes in the file may be others than LiteRT computes.
+    """
     found, o = {}, node.attributes
     if "padding" in o:
-        w = model.types[node.inputs[1]].shape[1:3] if len(node.inputs) > 1 else None
+        w = arrays["w"].shape[1:3] if len(node.inputs) > 1 else None
         place = reference.windows_of(
-            np.empty(model.types[node.inputs[0]].shape, np.int8),
-            w or (o["filter_height"], o["filter_width"]), o["padding"],
+            arrays["x"], w or (o["filter_height"], o["filter_width"]), o["padding"],
             (o["stride_h"], o["stride_w"]),
             (o.get("dilation_h_factor", 1), o.get("dilation_w_factor", 1)),
         )  # fmt: skip
@@ -161,9 +164,9 @@ def _plain(value: np.ndarray) -> np.ndarray:
 
 
 def _described(model: TFLite, node: Node, record: Record, options: Options) -> dict:
-    def plain(name: str) -> dict:
+    def plain(formal: str, name: str) -> dict:
         given = model.types[name]
-        return {"tensor": name, "dtype": given.dtype, "shape": list(given.shape),
+        return {"tensor": name, "dtype": given.dtype, "shape": list(record.arrays[formal].shape),
                 "scale": given.scale.astype(float).tolist(),
                 "zero_point": given.zero_point.tolist(), "axis": given.axis}  # fmt: skip
 
@@ -175,7 +178,7 @@ def _described(model: TFLite, node: Node, record: Record, options: Options) -> d
         "prefix": vectors.prefix_of(record) if options.prefix else "",
         "parameters": record.parameters,
         "quantization": {
-            formal: plain(name)
+            formal: plain(formal, name)
             for formal, name in (*zip(formals(node), node.inputs, strict=False),
                                  ("y", node.outputs[0]))
             if name

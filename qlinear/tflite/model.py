@@ -118,7 +118,11 @@ def _records(path: Path, raw: bytes, model, known) -> TFLite:
         raise UnusableInput(f"{path}: holds {len(graphs)} graphs; one needed")
     graph = graphs[0]
     tensors = list(_or(graph.tensors))
+    made = {int(i) for o in _or(graph.operators) for i in _or(o.outputs)}
+    made |= {int(i) for i in _or(graph.inputs)}
     held = [_data(raw, model, t) for t in tensors]
+    held = [_empty(t) if data is None and i not in made else data
+            for i, (t, data) in enumerate(zip(tensors, held, strict=True))]  # fmt: skip
     names = _names([_text(t.name) for t in tensors], [data is None for data in held])
     types = {name: _type(t, known) for name, t in zip(names, tensors, strict=True)}
     constants = {}
@@ -240,6 +244,11 @@ def _data(raw: bytes, model, t) -> np.ndarray | None:
     if int(buffer.offset or 0) > 1:  # beside the schema's own bytes, in files of more than 2 GB
         return np.frombuffer(raw, np.uint8)[int(buffer.offset) :][: int(buffer.size)]
     return None
+
+
+def _empty(t) -> np.ndarray | None:
+    """No bytes, of a constant without elements: a buffer holds none, as that of no constant."""
+    return np.empty(0, np.uint8) if 0 in list(_or(t.shape)) else None
 
 
 def _constant(path: Path, name: str, given: Type, data: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def fully_connected(
 ) -> Stages:
     """FULLY_CONNECTED: sums in int32, the factor in float64, ties away from zero.
 
-    Every other kernel has a fixed-point multiplier; the optimized one of this operator too.
+    The convolutions have a fixed-point multiplier instead.
 
     Source: LiteRT, tflite/kernels/fully_connected.cc, and
     tflite/kernels/internal/reference/integer_ops/fully_connected.h, FullyConnected and

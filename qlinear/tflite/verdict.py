@@ -128,7 +128,7 @@ def validate(
         UnusableInput: LiteRT refuses the file or an input, or nothing in it is quantized.
     """
     progress = progress or (lambda parts, title, total: parts)
-    _require_quantized(model)
+    _require_comparable(model)
     outputs, tensors, by_default, coverages = [], [], [], []
     notes: set[str] = set()
     writers = {name: node for node in model.nodes for name in node.outputs}
@@ -140,6 +140,7 @@ def validate(
             ends = _outputs(model, file, feed)
             theirs = keeping.run(feed.values, writes(model))
             _check_same(model, ends, theirs)
+            theirs = ends | theirs
             seen, ours = [], {**model.constants, **feed.values}
             walk = steps(model, feed.values, theirs, operators)
             for step in progress(walk, feed.source, len(model.nodes)):
@@ -175,7 +176,7 @@ def validate_default(
         UnusableInput: as for :func:`validate`, or a node is not computed in this form.
     """
     progress = progress or (lambda parts, title, total: parts)
-    _require_quantized(model)
+    _require_comparable(model)
     outputs, coverages = [], []
     writers = {name: node for node in model.nodes for name in node.outputs}
     with litert.Session(model, litert.DEFAULT) as file:
@@ -184,9 +185,10 @@ def validate_default(
             seen, ours = [], {**model.constants, **feed.values}
             walk = steps(model, feed.values, {}, xnnpack.OPERATORS)
             for step in progress(walk, feed.source, len(model.nodes)):
-                if step.how != RECOMPUTED:
+                reason = step.reason or _not_taken(model, step)
+                if reason:
                     raise UnusableInput(
-                        f"{model.path}: node {step.node.name}: {step.reason}; by default LiteRT "
+                        f"{model.path}: node {step.node.name}: {reason}; by default LiteRT "
                         "hands out no tensors in between, so nothing behind it can be compared"
                     )
                 seen.append(replace(step, outputs={}))
@@ -198,6 +200,16 @@ def validate_default(
     return _verdict(model, feeds, session, outputs, [], coverages, None, notes)
 
 
+def _not_taken(model: TFLite, step: Step) -> str:
+    """Why XNNPACK leaves a node to other kernels; empty where that is not known."""
+    fixed = {*model.constants} - {*model.inputs}
+    try:
+        xnnpack.require_taken(step.node, model.types, step.outputs, fixed)
+    except Unsupported as error:
+        return f"{step.node.op_type}: {error}"
+    return ""
+
+
 def _outputs(model: TFLite, session: litert.Session, feed: Feed) -> dict[str, np.ndarray]:
     found = session.run(feed.values, model.outputs)
     for name in model.outputs:
@@ -206,7 +218,13 @@ def _outputs(model: TFLite, session: litert.Session, feed: Feed) -> dict[str, np
     return found
 
 
-def _require_quantized(model: TFLite) -> None:
+def _require_comparable(model: TFLite) -> None:
+    """Refuse a file of which nothing is quantized, or an output is a constant that is not read."""
+    made = {*model.inputs, *model.constants, *(o for n in model.nodes for o in n.outputs)}
+    for name in model.outputs:
+        if name not in made:
+            raise UnusableInput(f"{model.path}: output {name} is a constant of type "
+                                f"{model.types[name].dtype}, which is not read")  # fmt: skip
     if not any(is_quantized(model, node) for node in model.nodes):
         kinds = ", ".join(sorted({node.op_type for node in model.nodes}))
         raise UnusableInput(f"{model.path}: no quantized operator (its operators: {kinds})")

@@ -2,8 +2,8 @@
 
 XNNPACK's delegate takes int8 convolutions, FULLY_CONNECTED, ADD, MAX_POOL_2D, MEAN, QUANTIZE,
 DEQUANTIZE and RESHAPE; int8 AVERAGE_POOL_2D and SOFTMAX it leaves to LiteRT's optimized kernels.
-Where a scale is outside what the delegate takes, LiteRT's optimized kernel runs instead, which is
-not this: such a node is refused here.
+What the delegate does not take, such as weights that are no constant or have a scale of 0, LiteRT's
+optimized kernel computes instead, which is not this: what is known of that is refused here.
 
 The functions have the form of :mod:`qlinear.tflite.reference`.
 """
@@ -11,9 +11,48 @@ The functions have the form of :mod:`qlinear.tflite.reference`.
 import numpy as np
 
 from qlinear.errors import Unsupported
+from qlinear.onnx_model import Node
 from qlinear.tflite import arithmetic as ar
 from qlinear.tflite import reference
 from qlinear.tflite.arithmetic import Stages, Type, require_type
+
+# inputs that must be constants of the file, by operator
+PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+STATIC = dict.fromkeys(PRODUCTS, (1, 2)) | {"MEAN": (1,)}
+LEFT = ("AVERAGE_POOL_2D", "RESHAPE", "SOFTMAX")  # the same, or never the delegate's on int8
+AXES = 6  # of the delegate's tensors
+
+
+def require_taken(
+    node: Node, types: dict[str, Type], arrays: dict[str, np.ndarray], constants: set[str]
+) -> None:
+    """Refuse a node that the delegate leaves to LiteRT's optimized kernels.
+
+    Found by asking LiteRT on tensors of which these kernels and XNNPACK compute others.
+
+    Args:
+        types, arrays: the tensors around the node; constants: names of those that the file holds.
+
+    Raises:
+        Unsupported: the message says why.
+    """
+    if node.op_type in LEFT:
+        return
+    for i in STATIC.get(node.op_type, ()):
+        name = node.inputs[i] if i < len(node.inputs) else ""
+        if name and name not in constants:
+            raise Unsupported(f"{name} is no constant: XNNPACK does not take it")
+    for name in node.inputs[2:3] if node.op_type in PRODUCTS else ():
+        if name and not types[name].scale.size:
+            raise Unsupported(f"{name} has no scale: XNNPACK does not take it")
+    for name in filter(None, (*node.inputs, *node.outputs)):
+        scale = types[name].scale
+        if not ((scale >= np.finfo(np.float32).tiny) & np.isfinite(scale)).all():
+            raise Unsupported(f"{name} has scale {scale.min()}: XNNPACK does not take it")
+        if name in arrays and not arrays[name].size:
+            raise Unsupported(f"{name} has no elements: XNNPACK does not compute it")
+        if name in arrays and arrays[name].ndim > AXES:
+            raise Unsupported(f"{name} has {arrays[name].ndim} axes: XNNPACK takes {AXES}")
 
 
 def conv_2d(
@@ -60,6 +99,8 @@ def depthwise_conv_2d(
 ) -> Stages:
     """DEPTHWISE_CONV_2D: the same sums, the factor in float32, ties to even."""
     reference.conv_factor(types, y_type, w.shape[3], axis=3)
+    if depth_multiplier * x.shape[3] != w.shape[3]:
+        raise Unsupported(f"depth_multiplier {depth_multiplier}: that of the shapes needed")
     place = reference.windows_of(x, w.shape[1:3], padding, (stride_h, stride_w),
                                  (dilation_h_factor, dilation_w_factor))  # fmt: skip
     sums = reference.depthwise_sums(x, w, types[0].zero, place)
@@ -161,7 +202,13 @@ def add(
 
 
 def max_pool_2d(x: np.ndarray, *, types: tuple, y_type: Type, **options) -> Stages:
-    """MAX_POOL_2D: the same, but for the ends of an activation's range, which are ties to even."""
+    """MAX_POOL_2D: the same, but for the ends of an activation's range, which are ties to even.
+
+    XNNPACK takes no stride that is more than the window: there LiteRT's own kernel is the same.
+    """
+    if any(options[f"stride_{k}"] > options[f"filter_{long}"]
+           for k, long in (("h", "height"), ("w", "width"))):  # fmt: skip
+        return reference.max_pool_2d(x, types=types, y_type=y_type, **options)
     activation = options.pop("fused_activation_function", "NONE")
     found = reference.max_pool_2d(x, types=types, y_type=y_type, **options)
     low, high = activation_range(activation, y_type)
@@ -204,17 +251,20 @@ def mean(
     y_type: Type,
     keep_dims: bool = False,
 ) -> Stages:
-    """MEAN: the sum times a float32 factor, the zero point added in float32, ties to even.
+    """MEAN: the sum times a float32 factor, both zero points in one float32 constant, ties to even.
 
-    The factor is the reciprocal of the count times the scales' quotient. Found by asking LiteRT on
-    sums on which other orders of the same operations part.
+    The factor is the reciprocal of the count times the scales' quotient; the constant is y's zero
+    point less count * x's zero point * factor. Found by asking LiteRT on sums on which other orders
+    of the same operations part.
     """
     base = reference.mean(x, axes, types=types, y_type=y_type, keep_dims=keep_dims)
     factor = np.float32(1) / np.float32(base["count"]) * (types[0].real / y_type.real)
-    shifted = base["centred"].astype(np.float32) * factor + np.float32(y_type.zero)
+    zeros = np.float32(types[0].zero * int(base["count"]))
+    constant = np.float32(y_type.zero) - zeros * factor
+    shifted = base["sum"].astype(np.float32) * factor + constant
     rounded = np.rint(shifted).astype(np.int64)
-    return {"sum": base["sum"], "count": base["count"], "centred": base["centred"],
-            "factor": factor, "centred * factor + zero point": shifted, "rounded": rounded,
+    return {"sum": base["sum"], "count": base["count"], "factor": factor, "constant": constant,
+            "sum * factor + constant": shifted, "rounded": rounded,
             "y": np.clip(rounded, -128, 127).astype(np.int8)}  # fmt: skip
 
 
@@ -229,6 +279,8 @@ def softmax(
     require_type("x", types[0], "int8")
     require_type("y", y_type, "int8")
     step = -types[0].real * np.float32(beta)
+    if not np.isfinite(step):
+        raise Unsupported(f"beta {beta} times the scale is not finite")
     power = step * np.arange(256, dtype=np.float32)
     table = np.exp(power.astype(np.float64)).astype(np.float32)
     below = x.max(axis=-1, keepdims=True).astype(np.int64) - x
