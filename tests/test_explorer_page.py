@@ -365,6 +365,15 @@ def test_thumbnails_and_the_chart_are_handles(opened):
 # --- what is copied
 
 
+def copied(page, what: str) -> str:
+    """What the note says after the button: read when it is said, as the next element clears it."""
+    page.get_by_role("button", name=f"copy {what}").click()
+    said = page.wait_for_function(
+        "() => document.querySelector('.explorer-note').textContent.match(/cop.*?: (.*)/)"
+    )
+    return said.json_value()[1]
+
+
 @pytest.mark.parametrize(
     "fragment",
     [
@@ -377,9 +386,7 @@ def test_thumbnails_and_the_chart_are_handles(opened):
 def test_the_copied_command_runs_as_it_is_pasted(opened, fragment):
     with opened(fragment) as page:
         shown = verdict(page)
-        page.get_by_role("button", name="copy command").click()
-        page.wait_for_function("document.querySelector('.explorer-note').textContent")
-        command = shlex.split(note(page).split(": ", 1)[1].removesuffix("."))
+        command = shlex.split(copied(page, "command").removesuffix("."))
         assert command[:3] == ["python", "-m", "qlinear"]
     done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -391,9 +398,7 @@ def test_the_copied_command_runs_as_it_is_pasted(opened, fragment):
 def test_the_copied_link_opens_the_same_element(opened):
     fragment = "#image=3&layer=block2_conv1&channel=4&y=10&x=11&mac=90&round=floor"
     with opened(fragment) as page:
-        page.get_by_role("button", name="copy link").click()
-        page.wait_for_function("document.querySelector('.explorer-note').textContent")
-        assert note(page).removesuffix(".").endswith(f"page.html{fragment}")
+        assert copied(page, "link").removesuffix(".").endswith(f"page.html{fragment}")
 
 
 # --- where it is shown
