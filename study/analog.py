@@ -6,8 +6,9 @@ Writes models/analog.json, which chapter 9 quotes: the accuracy under converters
 under plain noises, of each mapping under each error of its cells with ideal converters, and beside
 cost for converters and published designs. Nothing is retrained. All 10,000 test images, and five
 chips or seeds where something is drawn, with standard errors; an hour and a half on two free cores.
-Where something is drawn, --noisy-images takes fewer. With --cache what was found is kept, image by
-image, and a run that was ended goes on where it was: the file that it writes is the same.
+Where cells are drawn, so that each has a conductance of its own, --noisy-images takes fewer. With
+--cache what was found is kept, image by image, and a run that was ended goes on where it was: the
+file that it writes is the same.
 """
 
 import hashlib
@@ -287,7 +288,7 @@ def usable(folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__, record="analog.json")
-    parser.add_argument("--noisy-images", type=int, help="where something is drawn (default: all)")
+    parser.add_argument("--noisy-images", type=int, help="where cells are drawn (default: all)")
     parser.add_argument(
         "--cache",
         type=Path,
@@ -308,7 +309,8 @@ def main(argv: list[str] | None = None) -> None:
     count = min(args.images, len(images))
     hits = Hits(model, images, labels, args.cache)
     every = [setting for section in SECTIONS.values() for _, setting in section()]
-    counts = {setting: count if setting.chips == 1 else min(noisy, count) for setting in every}
+    drawn = {setting: bool(setting.array.device.programming) for setting in every}
+    counts = {setting: min(noisy, count) if drawn[setting] else count for setting in every}
     work = [(s, chip, n) for s, n in counts.items() for chip in range(s.chips)]
     work = {hits.name(s, chip): (s, chip, n) for s, chip, n in [(None, 0, count), *work]}
     total = sum(n for *_, n in work.values())

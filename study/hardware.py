@@ -2,19 +2,18 @@
 
     python scripts/hardware.py --data-dir DIR
 
-Writes models/hardware.json, which chapters 6 to 9 quote: accumulator widths, requantization in
-integers, bit widths, and analog arrays. It is a study as ``qlinear study`` makes it, of the
-settings in study/hardware.toml and of the network quantized anew with fewer bits. Each section says
-on how many test images it was measured: all 10,000 unless --images asks for fewer, but a tenth for
-the analog arrays. Takes about three quarters of an hour on two cores; what is finished is kept in
---work, so that a run that was stopped goes on.
+Writes models/hardware.json, which chapters 6 to 8 quote: accumulator widths, requantization in
+integers, and bit widths. It is a study as ``qlinear study`` makes it, of the settings in
+study/hardware.toml and of the network quantized anew with fewer bits, on all 10,000 test images
+unless --images asks for fewer. Each row says how many right answers of the exact network it lost,
+and how many it gained. Takes about half an hour on two cores; what is finished is kept in --work,
+so that a run that was stopped goes on.
 """
 
 import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from tqdm import tqdm
 
 from qlinear.files import write_text
 from qlinear.hardware import requantizers
-from qlinear.hardware.analog import Array
 from qlinear.onnx_model import Model, load, with_constants
 from qlinear.studies import settings, study, workers
 from qlinear.studies.settings import EXACT, FILES, Setting
@@ -36,24 +34,6 @@ BATCH = 50
 COMPARED = 200  # images on which elements are counted
 SETTINGS = Path(__file__).with_name("hardware.toml")
 WIDTHS = range(4, 9)
-# a row's keys, in chapter 9's words, and the study's
-ANALOG = {"adc_bits": "adc_bits", "read_noise": "adc_noise", "cell_noise": "sigma", "seed": "seed"}
-
-
-def array_of(
-    adc_bits: int,
-    clip: float | None = None,
-    read_noise: float = 0.0,
-    cell_noise: float = 0.0,
-    seed: int = 0,
-) -> Array:
-    """The array of a row: an offset, cells of 2 bits, inputs bit by bit, plain errors."""
-    values = {"adc_bits": adc_bits, "adc_noise": read_noise, "seed": seed}
-    if clip is not None:
-        values["adc_top"] = clip
-    if cell_noise:
-        values |= {"programming": "independent", "sigma": cell_noise, "bounded": False}
-    return settings.array_of(values)
 
 
 def narrower(folder: Path, models: Path) -> Iterator[tuple[dict, Setting]]:
@@ -77,39 +57,30 @@ def files_setting(path: Path, x_bits: int) -> Setting:
 
 
 def accumulators(row: Row) -> dict:
-    return {"bits": row.setting["bits"], "how": row.setting["how"], "accuracy": accuracy(row)}
+    return {"bits": row.setting["bits"], "how": row.setting["how"], **right(row)}
 
 
 def requantization(row: Row) -> dict:
     said = {key: row.setting[key] for key in ("multiplier_bits", "rounding")}
-    return {**said, "accuracy": accuracy(row), "differing": row.differing}
-
-
-def analog(row: Row) -> dict:
-    said = {ours: row.setting[theirs] for ours, theirs in ANALOG.items()}
-    said = {key: value for key, value in said.items() if value is not None}
-    bits, noisy = said["adc_bits"], {"read_noise", "cell_noise"} & set(said)
-    clip = {"clip": float((1 << bits) - 1)} if row.setting["clip"] else {}
-    seed = {"seed": said.pop("seed")} if noisy else {}
-    said.pop("seed", None)
-    assert array_of(**said, **clip, **seed) == settings.array_of(dict(row.setting.values))
-    return {**said, **clip, **seed, "accuracy": accuracy(row)}
+    return {**said, **right(row), "differing": row.differing}
 
 
 def order(setting: Setting) -> tuple:
-    """The record's order: an analog chip's seeds side by side, roundings of a multiplier too."""
+    """The record's order: roundings of a multiplier side by side."""
     first = list(settings.KEYS).index(setting.section)
     if setting.section == "requantization":
         rounding = requantizers.ROUNDINGS.index(setting["rounding"])
         return first, setting["multiplier_bits"], rounding
-    if setting.section == "analog":
-        noise = tuple(setting[key] or 0 for key in ("sigma", "adc_noise"))
-        return first, noise, bool(setting["clip"]), -setting["adc_bits"], setting["seed"]
     return (first,)
 
 
-def accuracy(row: Row) -> float:
-    return round(row.counts["right"] / row.counts["images"], 4)
+def right(row: Row) -> dict:
+    """The share of right answers; and of the exact network's how many are lost, and how many new.
+
+    The images are the same, so the last two give the standard error of the difference.
+    """
+    share = round(row.counts["right"] / row.counts["images"], 4)
+    return {"accuracy": share, "lost": row.counts["lost"], "gained": row.counts["gained"]}
 
 
 def bounds(model: Model) -> dict[str, list[int]]:
@@ -143,17 +114,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one a core, with Dask)")
     parser.add_argument("--scheduler", default="", help="address of a Dask cluster")
     args = parser.parse_args(argv)
-    out = settled(args, record="hardware.json", least=400)
+    out = settled(args, record="hardware.json")
     model = load(args.models / quantize.MIXED)
     images, labels = (part[: args.images] for part in load_cifar10(args.data_dir, "test"))
-    few = args.images // 10
     data = Data(args.data_note, {next(iter(model.inputs)): images}, labels.astype(np.int64))
     plain = sorted(settings.read(SETTINGS), key=order)
-    plain = [replace(s, images=few) if s.section == "analog" else s for s in plain]
     widths = list(narrower(args.work.with_name(f"{args.work.name}-models"), args.models))
-    asked = [Setting(EXACT, images=few), *plain, *(setting for _, setting in widths)]
+    asked = [*plain, *(setting for _, setting in widths)]
     rows = measured(args, model, data, asked)
-    exact = [row for row in rows if row.setting.section == EXACT]
+    exact = next(row for row in rows if row.setting.section == EXACT)
     by_key = {row.setting.key: row for row in rows}
     record: dict = {
         "recorded": recorded(
@@ -164,19 +133,12 @@ def main(argv: list[str] | None = None) -> None:
             note=args.data_note,
             batch=BATCH,
         ),
-        "exact": {row.counts["images"]: accuracy(row) for row in exact},
+        "images": len(images),
+        "exact": right(exact)["accuracy"],
         "bounds": bounds(model),
     }
-    for section, made in (
-        ("accumulators", accumulators),
-        ("requantization", requantization),
-        ("bit_widths", None),
-        ("analog", analog),
-    ):
-        if made is None:
-            found = [{**said, "accuracy": accuracy(by_key[s.key])} for said, s in widths]
-        else:
-            found = [made(row) for row in rows if row.setting.section == section]
-        record[section] = {"images": few if section == "analog" else len(images), "rows": found}
+    for section, made in (("accumulators", accumulators), ("requantization", requantization)):
+        record[section] = [made(row) for row in rows if row.setting.section == section]
+    record["bit_widths"] = [{**said, **right(by_key[s.key])} for said, s in widths]
     write_text(out, json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")

@@ -33,7 +33,6 @@ from qlinear.hardware.draws import Reads
 from qlinear.inputs import load_samples
 from qlinear.operators import qlinear_conv as qc
 from study import analog as study_of_arrays
-from study import hardware
 
 PIXELS = load_samples()[0][:2].astype(np.float32)
 BOOK = Array(adc=Converter(bits=9))  # chapter 9's
@@ -419,15 +418,12 @@ def test_a_zero_point_that_is_not_the_least(model, values):
 # --- cells ------------------------------------------------------------------------------------
 
 
-def test_the_settings_of_the_stored_study_mean_what_they_meant():
-    """models/hardware.json was measured with these sums: an offset, slices of 2 bits, bits.
-
-    Its read noise was NumPy's; the draws are others now, of the same distribution.
-    """
+def test_the_settings_of_the_stored_study_are_these_sums():
+    """The widths and plain noises of models/analog.json: an offset, slices of 2 bits, bits."""
     columns, rows, bias = layer(np.random.default_rng(5), taps=200)
     rows_of_arrays = 128
 
-    def plainly(adc_bits, clip=None, read_noise=0.0, cell_noise=0.0, seed=0):
+    def plainly(adc_bits, clip, read_noise, cell_noise, seed):
         key = int(np.random.default_rng(7).integers(1 << 64, dtype=np.uint64)), 0
         cells = analog.cell_slices(rows, 2)
         crc = analog.zlib.crc32(rows)
@@ -453,16 +449,15 @@ def test_the_settings_of_the_stored_study_mean_what_they_meant():
         total -= 128 * columns.sum(axis=1)[:, None]
         return np.rint(total).astype(np.int32) + bias[:, None]
 
-    section = json.loads((MODELS / "hardware.json").read_text())["analog"]["rows"]
-    kinds = {}
-    for row in section:
-        setting = {k: v for k, v in row.items() if k != "accuracy"}
-        kinds.setdefault((frozenset(setting), setting["adc_bits"]), setting)
-    assert len(kinds) == 12
-    for setting in kinds.values():
-        array = hardware.array_of(**setting)
+    settings = [*study_of_arrays.widths(), *study_of_arrays.noises()]
+    assert len(settings) == 18
+    for seed, (_, setting) in enumerate(settings):
+        array = replace(setting.array, seed=seed)
         found = analog.array_sum(columns, rows, bias, array, np.random.default_rng(7))
-        assert (found == plainly(**setting)).all(), setting
+        adc = array.adc
+        assert array.device.programming in (None, INDEPENDENT) and not setting.calibrated
+        expected = plainly(adc.bits or 9, adc.top, adc.noise, array.device.sigma, seed)
+        assert (found == expected).all(), setting
 
 
 def test_read_noise_is_drawn_anew_and_cells_stay():
@@ -881,9 +876,10 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bytes(tmp_path, model, monkeyp
     images = np.concatenate([load_samples()[0]] * 2)
     data = images, np.arange(len(images)) % 10
     noisy = replace(designs.ISAAC, adc=Converter(8, noise=0.5))
+    cells = replace(designs.ISAAC, device=Device(INDEPENDENT, sigma=0.05))
     small = {
         "widths": lambda: [({"adc_bits": 6}, study_of_arrays.Setting(designs.ISAAC))],
-        "noises": lambda: [({"sigma": 0.5}, study_of_arrays.Setting(noisy))],
+        "noises": lambda: [({}, study_of_arrays.Setting(array)) for array in (noisy, cells)],
     }
     monkeypatch.setattr(study_of_arrays, "load_cifar10", lambda *_: data)
     monkeypatch.setattr(study_of_arrays, "SECTIONS", small)
@@ -904,12 +900,12 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bytes(tmp_path, model, monkeyp
         patch.setattr(study_of_arrays, "run", ends)
         with pytest.raises(Ended):
             study_of_arrays.main([*options, kept, out[1]])
-    assert 0 < sum(file.stat().st_size for file in (tmp_path / "kept").iterdir()) < 9 + 9 + 30
+    assert 0 < sum(file.stat().st_size for file in (tmp_path / "kept").iterdir()) < 9 + 9 + 45 + 30
     study_of_arrays.main([*options, kept, out[1]])
     texts = [(tmp_path / name).read_bytes() for name in ("whole.json", "parts.json")]
     assert texts[0] == texts[1]
     whole = json.loads(texts[0])
-    assert whole["noises"][0]["images"] == 6 and whole["widths"][0]["images"] == 9
+    assert [row["images"] for row in whole["widths"] + whole["noises"]] == [9, 9, 6]
     with pytest.raises(UnusableInput, match="--noisy-images is 10: 1 to 9 needed"):
         study_of_arrays.main([*options, "--noisy-images=10", out[0]])
     with pytest.raises(UnusableInput, match="--workers is 0"):

@@ -249,7 +249,7 @@ def test_the_stored_study_belongs_to_the_committed_model(model):
     for node in quantize.layers(model):
         low, high = quantize.layer(model, node).register_range()
         assert study["bounds"][node.name] == [low.min(), high.max()]
-    assert study["accumulators"]["images"] == 10_000
+    assert study["images"] == 10_000
 
 
 def test_operator_tables_do_not_leak(model, exact):

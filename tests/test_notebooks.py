@@ -22,7 +22,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tools import drawing
-from tools.chapter import standard_error, with_error
+from tools.chapter import paired_error, with_paired_error
 from tools.execute import FOLDED, metadata
 from tools.new_chapter import COLAB
 
@@ -211,12 +211,12 @@ def test_recorded_numbers_are_followed(cells, marked):
     assert [follow(ast.parse(cell).body, tainted) for cell in cells] == [bool(m) for m in marked]
 
 
-def test_an_accuracy_is_shown_with_its_standard_error():
-    answers = np.array([1] * 87 + [0] * 13)
-    # of the mean of n answers: their standard deviation by the root of n
-    assert standard_error(0.87, 100) == pytest.approx(answers.std() / 10)
-    assert with_error(0.87, 100) == "87.0% ± 3.4"
-    assert with_error(float("nan"), 100) == ""
+def test_a_difference_on_the_same_images_has_a_paired_error():
+    each = np.array([-1] * 30 + [1] * 10 + [0] * 360)
+    assert paired_error(30, 10, 400) == pytest.approx(each.std() / 20)
+    assert paired_error(0, 0, 400) == 0  # the same answers: nothing can be by chance
+    assert with_paired_error(30, 10, 400) == "−5.00 ± 1.56"
+    assert with_paired_error(float("nan"), 0, 400) == ""
 
 
 # --- assertions

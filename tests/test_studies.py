@@ -801,23 +801,24 @@ def test_the_books_settings_are_those_of_its_record(tmp_path):
     record = json.loads((MODELS / "hardware.json").read_text())
     counts = dict.fromkeys(measure.COUNTS, 1)
     asked = sorted(settings.read(hardware.SETTINGS), key=hardware.order)
+    measured = ("accuracy", "lost", "gained", "differing")
     for section, made_of in (
         ("accumulators", hardware.accumulators),
         ("requantization", hardware.requantization),
-        ("analog", hardware.analog),
     ):
         rows = [made_of(study.Row(s, counts, {}, {})) for s in asked if s.section == section]
-        kept = record[section]["rows"]
-        assert len(rows) == len(kept)
-        for ours, theirs in zip(rows, kept, strict=True):
+        assert len(rows) == len(record[section])
+        for ours, theirs in zip(rows, record[section], strict=True):
             assert list(ours) == list(theirs)
-            measured = ("accuracy", "differing")
             assert all(ours[k] == theirs[k] for k in theirs if k not in measured), (ours, theirs)
     said = [said for said, _ in hardware.narrower(tmp_path, MODELS)]
-    kept = [{k: v for k, v in row.items() if k != "accuracy"}
-            for row in record["bit_widths"]["rows"]]  # fmt: skip
+    kept = [{k: v for k, v in row.items() if k not in measured} for row in record["bit_widths"]]
     assert said == kept
     assert hardware.bounds(load(MODELS / "resnet8_int8.onnx")) == record["bounds"]
+    for section in ("accumulators", "requantization", "bit_widths"):
+        for row in record[section]:  # what was lost and gained adds up to the accuracy
+            right = round(record["exact"] * record["images"]) - row["lost"] + row["gained"]
+            assert right == round(row["accuracy"] * record["images"]), row
 
 
 def test_a_requantizer_is_that_of_the_chapters():

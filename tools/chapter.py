@@ -77,20 +77,20 @@ def again(mark: Markdown) -> Markdown:
 # --- recorded accuracies
 
 
-def standard_error(accuracy, images: int):
-    """Of an accuracy (a share of 1) on so many images, as draws of all that might have been drawn.
+def paired_error(lost, gained, images: int):
+    """Of the difference of two accuracies (shares of 1) on the same images.
 
-    It is that of one accuracy, the binomial sqrt(p (1 - p) / n). Two accuracies on the same images
-    differ by chance more or less than it says, by how many images only one of the two has right.
+    An image that only one has right counts -1 (``lost`` of them) or 1 (``gained``), any other 0;
+    the difference is the mean of these, and this their standard deviation by the root of n.
     """
-    return np.sqrt(accuracy * (1 - accuracy) / images)
+    return np.sqrt(lost + gained - (lost - gained) ** 2 / images) / images
 
 
-def with_error(accuracy: float, images: int, places: int = 1) -> str:
-    """An accuracy and its standard error as text, in percent: "87.1% ± 0.3"; nothing for NaN."""
-    error = standard_error(accuracy, images)
-    shown = f"{100 * accuracy:.{places}f}% ± {100 * error:.{places}f}"
-    return "" if np.isnan(accuracy) else shown
+def with_paired_error(lost: float, gained: float, images: int, places: int = 2) -> str:
+    """What an accuracy is above another on the same images, and its standard error, in points."""
+    apart, error = 100 * (gained - lost) / images, 100 * paired_error(lost, gained, images)
+    shown = f"{apart:+.{places}f} ± {error:.{places}f}".replace("-", "−")
+    return "" if np.isnan(apart) else shown
 
 
 # --- tables
