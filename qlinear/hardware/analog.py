@@ -66,6 +66,8 @@ class Array:
         for name in ("rows", "columns"):
             if getattr(self, name) < 1:
                 raise UnusableInput(f"{name} is {getattr(self, name)}: at least 1 needed")
+        if self.seed < 0:
+            raise UnusableInput(f"seed is {self.seed}: 0 or more needed")
         for name in ("cell_bits", "dac_bits"):
             if not 1 <= getattr(self, name) <= 8:
                 raise UnusableInput(f"{name} is {getattr(self, name)}: 1 to 8 needed")
@@ -291,9 +293,10 @@ def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Ti
     for t, part in enumerate(tile_rows(shape[1], array)):
         now = cells[..., part]
         worth, per_input = lines.worth[:, :, t], lines.per_input[:, t]
-        if device.corrected and start is not cells:
-            # read with every word line on, then and now (see devices)
-            worth = worth * (start[..., part].sum(dtype=float) / now.sum(dtype=float))
+        current = now.sum(dtype=float)
+        if device.corrected and start is not cells and current:
+            # read with every word line on, then and now (see devices); no current says nothing
+            worth = worth * (start[..., part].sum(dtype=float) / current)
         if not array.signed:  # what cells conduct when they hold 0 is known too
             per_input = per_input - base * worth.sum(axis=0)
         variance = None
@@ -504,4 +507,5 @@ def array_sum(
         total = fast_totals(columns, tiles, array, key)
     else:
         total = totals(columns, tiles, array, key) + known(columns, tiles)
-    return np.rint(total).astype(np.int32) + bias[:, None]
+    # past 32 bits they wrap, as ONNX Runtime's do; a float beyond int32 does not wrap by itself
+    return np.rint(total).astype(np.int64).astype(np.int32) + bias[:, None]
