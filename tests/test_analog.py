@@ -581,6 +581,18 @@ def test_a_least_conductance_is_taken_back(mapping):
     assert (found == rows @ columns + bias[:, None]).all()
 
 
+def test_a_small_error_does_not_widen_the_range_of_flipped_lines():
+    # 8 bits are ISAAC's because no count passes half; that holds of cells that miss by nothing
+    columns, rows, bias = layer(np.random.default_rng(17))
+    wanted = rows @ columns + bias[:, None]
+    for device in (Device(INDEPENDENT, sigma=1e-9), Device(nonlinearity=1.0), Device(wire=1e-9)):
+        array = replace(designs.ISAAC, device=device)
+        assert (analog.array_sum(columns, rows, bias, array) == wanted).all()
+    # what cells conduct when they hold 0 comes on top
+    array = replace(designs.ISAAC, device=Device(on_off=4))
+    assert [t.greatest for t in analog.programmed(rows, array)] == [192 + 128, 24 + 16]
+
+
 def test_cells_without_any_current_are_not_corrected():
     # there is nothing that drift took: not the ratio of two zeros
     columns, rows, bias = layer(np.random.default_rng(16))

@@ -234,14 +234,17 @@ def tile_rows(taps: int, array: Array) -> list[slice]:
 
 
 def greatest_count(height: int, levels: int, array: Array) -> float:
-    """The largest count that a line of ``height`` rows can give in one conversion."""
-    full = levels + array.device.base(levels)
+    """The largest count that a line of ``height`` rows is to give in one conversion.
+
+    Of cells that hold what they were given: what errors add beyond it is clipped.
+    """
+    base = array.device.base(levels)
     digit = 255 if array.accumulate else (1 << array.dac_bits) - 1
-    if array.mapping == FLIPPED and array.device.exact:
-        return float(height * levels // 2 * digit)
+    if array.mapping == FLIPPED:
+        return float((height * levels // 2 + height * base) * digit)
     if array.signed:  # the least conductance is in both cells of a pair
-        full = levels
-    return float(height * full * digit)
+        base = 0
+    return float(height * (levels + base) * digit)
 
 
 @dataclass(frozen=True)
