@@ -13,9 +13,12 @@ Counts are exact, of the array as it is described. Prices are of one kind, digit
   time of a read, 100 ns; a pulse's unit is 1 ns (Khaddam-Aljameh et al. 2022), and a read by
   pulses takes no less than one by voltages.
 
-A driver of b bits is priced as b drivers of one: our assumption. Buffers, networks on chip and
-everything after the accumulator are left out. How far the whole is from published totals is in
-:func:`published`, and asserted in the tests: take a price for what it is, a comparison of settings.
+A driver of b bits is priced as b drivers of one: our assumption. So is it that the two sides of a
+pair lie in the same crossbars and share their drivers; in PRIME they lie in arrays of their own,
+which takes up to twice as many of both. Every cell has the price of ISAAC's, an SRAM cell too. What
+adds digits in analog, buffers, networks on chip and everything after the accumulator are left out.
+How far the whole is from published totals is in :func:`published`, and asserted in the tests: take
+a price for what it is, a comparison of settings.
 """
 
 from collections.abc import Mapping
