@@ -107,7 +107,11 @@ def noises() -> Iterator[tuple[dict, Setting]]:
 
 
 def mappings() -> Iterator[tuple[dict, Setting]]:
-    """Every mapping under every error of its cells."""
+    """Every mapping under every error of its cells.
+
+    The five chips of a mapping are programmed with the same five draws under each error, times its
+    deviations: what is luck in one row is luck in the others.
+    """
     for error, device in ERRORS.items():
         for mapping, array in MAPPINGS.items():
             yield {"mapping": mapping, "error": error}, Setting(replace(array, device=device))
@@ -144,7 +148,10 @@ SECTIONS = {"widths": widths, "noises": noises, "mappings": mappings, "converter
 
 
 def arrays_of(model: Model, setting: Setting) -> dict[str, Array]:
-    """The array of each layer; the package's own 20 images calibrate, which no result is of."""
+    """The array of each layer; the package's own 20 images calibrate.
+
+    They are test images too, without their labels; a copy of CIFAR-10 may have other pixels.
+    """
     names = variants.weighted(model)
     if not setting.calibrated:
         return dict.fromkeys(names, setting.array)
@@ -227,8 +234,10 @@ class Hits:
 def accuracy(hits: np.ndarray, exact: np.ndarray) -> dict:
     """Accuracy, what is lost against the exact network, and standard errors.
 
-    ``se`` is that of the mean: over images, and over chips where there are several. Of ``lost`` it
-    is smaller, since both networks saw the same images.
+    ``se`` is that of the mean: over images, and over chips where there are several. What one chip
+    does to one image is in both parts, so it is too large where that is most of the spread, as with
+    noise of conversions: by less than half, and never too small. Of ``lost`` it is smaller, since
+    both networks saw the same images.
 
     Args:
         hits: 0 and 1, (chips, images); exact: the exact network's, (images,).

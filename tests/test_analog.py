@@ -398,6 +398,15 @@ def test_a_coarse_converter_by_hand(mapping, fast):
     assert (found[0] != w @ x[0]).mean() > 0.9
 
 
+def test_sums_past_32_bits_wrap(fast):
+    # as ONNX Runtime's do: 70,000 products of -128 and 255
+    columns, rows = np.full((1, 70_000, 1), 255), np.full((1, 70_000), -128, np.int32)
+    for mapping in (OFFSET, PAIR):
+        array = Array(rows=100_000, mapping=mapping, cell_bits=8, dac_bits=8)
+        found = analog.array_sum(columns, rows, np.ones(1, np.int32), array, fast=fast)
+        assert found.item() == 2**32 - 70_000 * 128 * 255 + 1 > 0
+
+
 def test_balanced_tiles_are_nearly_equal():
     heights = [t.stop - t.start for t in analog.tile_rows(576, Array(balanced=True))]
     assert heights == [115, 115, 115, 115, 116]
@@ -567,6 +576,26 @@ def test_a_least_conductance_is_taken_back(mapping):
     assert (found == rows @ columns + bias[:, None]).all()
 
 
+def test_a_small_error_does_not_widen_the_range_of_flipped_lines():
+    # 8 bits are ISAAC's because no count passes half; that holds of cells that miss by nothing
+    columns, rows, bias = layer(np.random.default_rng(17))
+    wanted = rows @ columns + bias[:, None]
+    for device in (Device(INDEPENDENT, sigma=1e-9), Device(nonlinearity=1.0), Device(wire=1e-9)):
+        array = replace(designs.ISAAC, device=device)
+        assert (analog.array_sum(columns, rows, bias, array) == wanted).all()
+    # what cells conduct when they hold 0 comes on top
+    array = replace(designs.ISAAC, device=Device(on_off=4))
+    assert [t.greatest for t in analog.programmed(rows, array)] == [192 + 128, 24 + 16]
+
+
+def test_cells_without_any_current_are_not_corrected():
+    # there is nothing that drift took: not the ratio of two zeros
+    columns, rows, bias = layer(np.random.default_rng(16))
+    device = Device(PCM, seconds=DAY, stuck_off=1.0)
+    found = analog.array_sum(columns, rows, bias, Array(mapping=PAIR, device=device))
+    assert (found == bias[:, None]).all()
+
+
 def kirchhoff(cells: np.ndarray, volts: np.ndarray, wire: float) -> float:
     """The current out of one column, from the voltages at its nodes."""
     count = len(cells)
@@ -614,6 +643,9 @@ def test_cells_that_are_not_linear():
     answered = devices.voltages(digits, 15, bent)
     assert answered[[0, 15]].tolist() == [0, 15]
     assert answered[8] == pytest.approx(15 * np.sinh(8 / 15) / np.sinh(1))
+    assert devices.voltages(digits, 15, Device(nonlinearity=1e-300)) == pytest.approx(digits)
+    steep = devices.voltages(digits, 15, Device(nonlinearity=80.0))
+    assert steep[[0, 15]] == pytest.approx([0, 15]) and 0 < steep[14] < 0.1
 
 
 def test_read_noise_of_cells_has_the_variance_of_its_parts():
@@ -693,6 +725,15 @@ def test_an_array_with_unequal_converters(model):
         assert (analog.array_sum(columns, rows, bias, array) == wanted).all()
 
 
+def test_converters_without_a_code_above_zero():
+    # one bit with two sides has -1 and 0; all codes but one may lie below zero
+    columns, rows, bias = layer(np.random.default_rng(15))
+    for array in (Array(mapping=PAIR, adc=Converter(1)), Array(adc=Converter(3, below=7))):
+        wanted = analog.array_sum(columns, rows, bias, array)
+        nearly = replace(array, adc=replace(array.adc, offset=1e-6, inl=1e-6))
+        assert (analog.array_sum(columns, rows, bias, nearly) == wanted).all()
+
+
 def test_one_conversion_for_all_digits():
     columns, rows, bias = layer(np.random.default_rng(14))
     wanted = rows @ columns + bias[:, None]
@@ -708,6 +749,7 @@ def test_one_conversion_for_all_digits():
     [
         (lambda: Array(rows=0), "rows is 0"),
         (lambda: Array(columns=-1), "columns is -1"),
+        (lambda: Array(seed=-1), "seed is -1: 0 or more"),
         (lambda: Array(cell_bits=9), "cell_bits is 9: 1 to 8"),
         (lambda: Array(dac_bits=0), "dac_bits is 0"),
         (lambda: Array(mapping="pairs"), "mapping is 'pairs': one of offset, flipped"),
@@ -715,6 +757,7 @@ def test_one_conversion_for_all_digits():
         (lambda: Array(mapping=analog.TWOS_COMPLEMENT), "cell_bits is 2.*sign bit"),
         (lambda: Converter(bits=0), "an ADC of 0 bits"),
         (lambda: Converter(top=0.0), "top is 0.0"),
+        (lambda: Converter(top=float("inf")), "top is inf: a finite count"),
         (lambda: Converter(bits=2, below=4), "below is 4"),
         (lambda: Converter(shared=0), "shared is 0"),
         (lambda: Converter(noise=float("nan")), "noise is nan"),
@@ -727,6 +770,7 @@ def test_one_conversion_for_all_digits():
         (lambda: Device(PCM, sigma=0.1), "sigma is 0.1, programming 'pcm': only an error"),
         (lambda: Device(seconds=9.0), "seconds is 9.0: only pcm and rram cells age"),
         (lambda: Device(stuck_on=0.6, stuck_off=0.6), "together pass 1"),
+        (lambda: Device(nonlinearity=81.0), "nonlinearity is 81.0: at most 80"),
         (lambda: Device(RRAM, seconds=5.0), "seconds is 5.0.*1 and 86400"),
     ],
 )
@@ -796,6 +840,19 @@ def test_the_counts_of_a_layer_by_hand():
     assert alone.seconds == pytest.approx(64 * 8 * 100e-9)
     assert shared.seconds == pytest.approx(2 * alone.seconds)
     assert alone.area > shared.area
+    # a bit is a bit in either coding; pulses of 8 bits take 255 ns
+    for coding, dac_bits, read in (
+        (AMPLITUDE, 1, 100),
+        (PULSE_WIDTH, 1, 100),
+        (PULSE_WIDTH, 8, 255),
+    ):
+        found = layer_of(replace(BOOK, coding=coding, dac_bits=dac_bits))
+        assert found.seconds == pytest.approx(64 * (8 // dac_bits) * read * 1e-9)
+    # a pair whose cells have 7 bits takes a second one for -128
+    wide = Array(mapping=PAIR, cell_bits=7)
+    plain, both = (layer_of(wide, rows=np.full((64, 576), w)) for w in (-127, -128))
+    assert plain == layer_of(wide)
+    assert both.used == 2 * plain.used and both.conversions == 2 * plain.conversions
 
 
 def test_the_counts_of_the_network(model, values):
@@ -866,6 +923,20 @@ def test_standard_errors_by_hand():
     one = study_of_arrays.accuracy(hits[:1], exact)
     assert one["se"] == pytest.approx(sqrt(0.625 * 0.375 / 7), abs=1e-5)  # the binomial's
     assert one["se_of_chips"] == 0 and one["lost"] == 0.125
+
+
+def test_standard_errors_are_not_too_small():
+    """Of chips and images together; too large by at most sqrt(2), where they share all there is."""
+    rng = np.random.default_rng(0)
+    for of_chips, of_images, of_both, ratio in ((2, 1, 0.5, 1.0), (0, 1, 0.5, 1.0), (0, 0, 1, 2.0)):
+        means, squares = [], []
+        for _ in range(800):
+            hits = of_both * rng.standard_normal((5, 60))
+            hits += of_chips * rng.standard_normal((5, 1)) + of_images * rng.standard_normal(60)
+            found = study_of_arrays.accuracy(hits, np.zeros(60))
+            means.append(found["mean"])
+            squares.append(found["se"] ** 2)
+        assert mean(squares) / stdev(means) ** 2 == pytest.approx(ratio, rel=0.2)
 
 
 class Ended(Exception):

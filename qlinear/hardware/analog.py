@@ -66,6 +66,8 @@ class Array:
         for name in ("rows", "columns"):
             if getattr(self, name) < 1:
                 raise UnusableInput(f"{name} is {getattr(self, name)}: at least 1 needed")
+        if self.seed < 0:
+            raise UnusableInput(f"seed is {self.seed}: 0 or more needed")
         for name in ("cell_bits", "dac_bits"):
             if not 1 <= getattr(self, name) <= 8:
                 raise UnusableInput(f"{name} is {getattr(self, name)}: 1 to 8 needed")
@@ -232,14 +234,17 @@ def tile_rows(taps: int, array: Array) -> list[slice]:
 
 
 def greatest_count(height: int, levels: int, array: Array) -> float:
-    """The largest count that a line of ``height`` rows can give in one conversion."""
-    full = levels + array.device.base(levels)
+    """The largest count that a line of ``height`` rows is to give in one conversion.
+
+    Of cells that hold what they were given: what errors add beyond it is clipped.
+    """
+    base = array.device.base(levels)
     digit = 255 if array.accumulate else (1 << array.dac_bits) - 1
-    if array.mapping == FLIPPED and array.device.exact:
-        return float(height * levels // 2 * digit)
+    if array.mapping == FLIPPED:
+        return float((height * levels // 2 + height * base) * digit)
     if array.signed:  # the least conductance is in both cells of a pair
-        full = levels
-    return float(height * full * digit)
+        base = 0
+    return float(height * (levels + base) * digit)
 
 
 @dataclass(frozen=True)
@@ -291,9 +296,10 @@ def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Ti
     for t, part in enumerate(tile_rows(shape[1], array)):
         now = cells[..., part]
         worth, per_input = lines.worth[:, :, t], lines.per_input[:, t]
-        if device.corrected and start is not cells:
-            # read with every word line on, then and now (see devices)
-            worth = worth * (start[..., part].sum(dtype=float) / now.sum(dtype=float))
+        current = now.sum(dtype=float)
+        if device.corrected and start is not cells and current:
+            # read with every word line on, then and now (see devices); no current says nothing
+            worth = worth * (start[..., part].sum(dtype=float) / current)
         if not array.signed:  # what cells conduct when they hold 0 is known too
             per_input = per_input - base * worth.sum(axis=0)
         variance = None
@@ -504,4 +510,5 @@ def array_sum(
         total = fast_totals(columns, tiles, array, key)
     else:
         total = totals(columns, tiles, array, key) + known(columns, tiles)
-    return np.rint(total).astype(np.int32) + bias[:, None]
+    # past 32 bits they wrap, as ONNX Runtime's do; a float beyond int32 does not wrap by itself
+    return np.rint(total).astype(np.int64).astype(np.int32) + bias[:, None]

@@ -12,8 +12,8 @@ class Converter:
     """The converters of an array; ideal unless ``bits`` says how many.
 
     ``offset``, ``gain`` and ``inl`` are standard deviations over the converters of a chip: a
-    constant in steps, a share of the count, and the height in steps of a bow that is 0 at both ends
-    of the range, the plainest integral nonlinearity.
+    constant in steps, a share of the count, and the height in steps of a bow that is 0 at code 0
+    and at the greatest code, and odd below 0: the plainest integral nonlinearity.
     """
 
     bits: int | None = None
@@ -28,8 +28,8 @@ class Converter:
     def __post_init__(self):
         if self.bits is not None and not 1 <= self.bits <= 24:
             raise UnusableInput(f"an ADC of {self.bits} bits: 1 to 24 needed")
-        if self.top is not None and not self.top > 0:
-            raise UnusableInput(f"top is {self.top}: a count above 0 needed")
+        if self.top is not None and not 0 < self.top < float("inf"):
+            raise UnusableInput(f"top is {self.top}: a finite count above 0 needed")
         if self.below < 0 or (self.bits and self.below >= 1 << self.bits):
             raise UnusableInput(f"below is {self.below}: 0 to all but one of the codes needed")
         if self.shared < 1:
@@ -92,7 +92,7 @@ def convert(
     codes = counts / np.asarray(step, counts.dtype)
     if errors is not None:
         offset, gain, bow = errors
-        share = np.clip(codes / high, -1, 1)
+        share = np.clip(codes / max(high, 1), -1, 1)  # one bit of two sides has no code above 0
         # a parabola between the ends of the range, odd where the range has two sides
         codes = codes * (1 + gain) + offset + bow * 4 * share * (1 - np.abs(share))
     np.rint(np.clip(codes, low, high, out=codes), out=codes)

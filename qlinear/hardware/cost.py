@@ -7,13 +7,18 @@ Counts are exact, of the array as it is described. Prices are of one kind, digit
   other widths in proportion to ``k1 * bits + k2 * 4**bits``, a form of Murmann 2021 for the best
   published ADCs: its first term is technology, its second noise; k1 = 100 fJ and k2 = 1 aJ as in
   the code of Sun et al. 2023, at 1 V. Area grows as 10**(1.206 - 0.0369 bits) * 2**bits (the same
-  code, a fit in 28 nm);
+  code, a fit in 28 nm that it uses below 12 bits; from there on it has 0.5 µm² * 2**bits, which at
+  12 is less than the fit at 8, so we go on with the fit);
 - a crossbar of 128 x 128, the 1-bit drivers of its rows, registers, shift and add: power times the
-  time of a read, 100 ns; a pulse's unit is 1 ns (Khaddam-Aljameh et al. 2022).
+  time of a read, 100 ns; a pulse's unit is 1 ns (Khaddam-Aljameh et al. 2022), and a read by
+  pulses takes no less than one by voltages.
 
-A driver of b bits is priced as b drivers of one: our assumption. Buffers, networks on chip and
-everything after the accumulator are left out. How far the whole is from published totals is in
-:func:`published`, and asserted in the tests: take a price for what it is, a comparison of settings.
+A driver of b bits is priced as b drivers of one: our assumption. So is it that the two sides of a
+pair lie in the same crossbars and share their drivers; in PRIME they lie in arrays of their own,
+which takes up to twice as many of both. Every cell has the price of ISAAC's, an SRAM cell too. What
+adds digits in analog, buffers, networks on chip and everything after the accumulator are left out.
+How far the whole is from published totals is in :func:`published`, and asserted in the tests: take
+a price for what it is, a comparison of settings.
 """
 
 from collections.abc import Mapping
@@ -99,14 +104,18 @@ def lossless_bits(taps: int, array: Array, rows: np.ndarray | None = None) -> in
     return int(max(t.greatest for t in tiles)).bit_length() + array.signed
 
 
-def layer_cost(taps: int, channels: int, positions: int, array: Array) -> Cost:
+def layer_cost(
+    taps: int, channels: int, positions: int, array: Array, rows: np.ndarray | None = None
+) -> Cost:
     """The cost of one layer.
 
     Args:
         taps: products of an output element; channels: of the output; positions: elements of each.
         array: with an ideal converter the width that loses nothing is priced.
+        rows: int32 (M, taps), the weights; a -128 among them may take a pair one cell more.
     """
-    lines = analog.mapped(np.zeros((channels, taps), np.int32), array)
+    weights = np.zeros((1, taps), np.int32) if rows is None else rows
+    lines = analog.mapped(weights, array)
     tiles = analog.tile_rows(taps, array)
     sides = 2 if array.signed else 1
     converted = len(lines.cells) * channels
@@ -115,12 +124,12 @@ def layer_cost(taps: int, channels: int, positions: int, array: Array) -> Cost:
     digits = 1 if array.accumulate else array.digits
     conversions = positions * digits * converted * len(tiles)
     pulses = (1 << array.dac_bits) - 1 if array.coding == analog.PULSE_WIDTH else 1
-    read = pulses * PULSE_SECONDS if array.coding == analog.PULSE_WIDTH else READ_SECONDS
+    read = max(READ_SECONDS, pulses * PULSE_SECONDS)  # a bit is the same pulse in either coding
     reads = positions * array.digits
     held = positions * array.digits * read  # seconds that word lines and cells are on
     sharing = min(array.adc.shared, converted)
     turns = positions * digits * sharing / SAMPLES
-    bits = array.adc.bits or lossless_bits(taps, array)
+    bits = array.adc.bits or lossless_bits(taps, array, weights)
     driver_bits = array.dac_bits if array.coding == analog.AMPLITUDE else 1
     driven = taps * -(-columns // array.columns)  # each row of a tile in all its crossbars
     converters = len(tiles) * -(-converted // array.adc.shared)
@@ -165,7 +174,8 @@ def network_cost(
         conv = record_of(node.op_type, tuple(constants), node.attributes)
         x4 = x[:1, :, None, None] if node.op_type == "QGemm" else x[:1]
         columns, rows, _ = unsigned_products(x4, conv)
-        found[name] = layer_cost(columns.shape[1], len(rows), columns.shape[2], arrays[name])
+        sizes = columns.shape[1], len(rows), columns.shape[2]
+        found[name] = layer_cost(*sizes, arrays[name], rows)
     return found
 
 
@@ -194,8 +204,8 @@ def published() -> list[Published]:
 
     The first two are ISAAC's own in-situ multiply unit, whose parts the prices come from: they show
     that nothing was lost in taking it apart. The third is the same power with the envelope's
-    converter in place of ISAAC's. The last two are measured chips, of which only the clock of the
-    one was used.
+    converter in place of ISAAC's. The fourth has no price in it: it counts operations, over ISAAC's
+    own area. The last two are measured chips, of which only the clock of the one was used.
     """
     from qlinear.hardware.designs import ISAAC, PCM_CORE, SRAM
 

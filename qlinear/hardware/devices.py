@@ -65,6 +65,10 @@ class Device:
             value = getattr(self, name)
             if not 0 <= value < inf:
                 raise UnusableInput(f"{name} is {value}: a number from 0 needed")
+        if self.nonlinearity > 80:
+            raise UnusableInput(
+                f"nonlinearity is {self.nonlinearity}: at most 80 needed, float32 has no such sinh"
+            )
         if self.sigma and self.programming not in (INDEPENDENT, PROPORTIONAL):
             raise UnusableInput(
                 f"sigma is {self.sigma}, programming {self.programming!r}: only an error that is "
@@ -228,7 +232,7 @@ def voltages(digits: np.ndarray, greatest: int, device: Device) -> np.ndarray:
     Args:
         digits: float, 0 ... greatest, as amplitudes.
     """
-    if not device.nonlinearity or greatest == 1:
-        return digits
     a = device.nonlinearity
+    if a < 1e-6 or greatest == 1:  # below that the curve is a line in float32
+        return digits
     return (np.sinh(digits * (a / greatest)) * (greatest / sinh(a))).astype(digits.dtype)
