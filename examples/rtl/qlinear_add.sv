@@ -3,8 +3,9 @@
 //     c = saturate((a * factor_a + b * factor_b + constant) >> 20)
 //
 // With the right constants that is ONNX Runtime's result for all 65,536 pairs of a and b; the zero
-// points and the rounding are part of `constant`. Twenty fractional bits are the fewest with which all
-// three additions of the book's network are exact (qlinear/hardware/additions.py tries the pairs).
+// points and the rounding are part of `constant`. With factors rounded from the scales, twenty fractional
+// bits are the fewest with which all three additions of the book's network are exact
+// (qlinear/hardware/additions.py tries the pairs).
 //
 // One result a clock, two clocks after its pair. A word moves at a rising edge of the clock at which its
 // valid and its ready are both 1; a and b move together, when both are there.
