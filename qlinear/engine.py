@@ -25,7 +25,8 @@ class Step:
     ``how`` is RECOMPUTED by the reference; FLOAT, an operator that is not quantized, which ONNX
     Runtime computed as one node of its own on our tensors; or LEFT_OUT, a quantized operator that
     the reference does not compute, for the ``reason`` given, and ONNX Runtime did likewise; or
-    SUMS, integer weights that are ``compared`` with the reference's, and ONNX Runtime's sums.
+    SUMS, integer weights that are ``compared`` with the reference's where that is asked for, and
+    ONNX Runtime's sums.
     """
 
     node: Node

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -276,6 +277,26 @@ def test_nodes_that_share_weights_are_named_apart():
     assert [(c.tensor, c.node, c.elements) for c in verdict.tensors] == [
         ("B", "n", 720), ("B", "again", 720),
     ]  # fmt: skip
+
+
+def test_what_onnx_runtime_makes_of_blocks_is_not_said_to_break_a_condition():
+    # beside a MatMulNBits of the file's own, a MatMul becomes one of level 4
+    proto = layer(K=64)
+    weights = np.random.default_rng(0).integers(-8, 8, (64, 16)).astype(ml_dtypes.int4)
+    proto.graph.initializer.extend([
+        numpy_helper.from_array(weights, "W"),
+        numpy_helper.from_array(np.full((2, 16), 0.1, np.float32), "W_scale"),
+    ])  # fmt: skip
+    proto.graph.node.extend([
+        helper.make_node("DequantizeLinear", ["W", "W_scale"], ["w"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["A", "w"], ["Z"], "product"),
+    ])  # fmt: skip
+    proto.graph.output.append(helper.make_tensor_value_info("Z", TensorProto.FLOAT, None))
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("A", TensorProto.FLOAT, ("M", 64)))
+    verdict = checked(proto, (2, 64))
+    assert verdict.status == "PARTIAL" and "accuracy_level 4" in str(verdict.coverage.left_out)
+    assert verdict.coverage.left_out.popitem()[1] == ["product"]
+    assert not [note for note in verdict.notes if "although" in note]
 
 
 def test_an_input_that_is_no_constant_is_named():
