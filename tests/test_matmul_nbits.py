@@ -226,8 +226,10 @@ def test_onnx_runtime_with_other_constants_fails(fault, constant, monkeypatch):
 
 
 def test_another_kernel_for_the_users_rows_is_held_to_the_same_integers():
-    # 8 bits: a step of q is least beside the sum of a block
-    model = from_proto(layer(K=512, bits=8, block=256))
+    # a step is least beside the sum of a block where all its integers are 255 and stand for that
+    constants = dict(B=lambda b: b | 255, zero_points=np.zeros_like)
+    proto = layer(K=512, bits=8, block=256, zero="packed")
+    model = from_proto(changed(proto, **constants))
     (node,) = model.nodes
     A = np.random.default_rng(2).normal(0, 1, (3, 512)).astype(np.float32)
     inputs = [A, *(model.constants[name] for name in node.inputs[1:])]
