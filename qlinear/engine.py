@@ -25,7 +25,8 @@ class Step:
     ``how`` is RECOMPUTED by the reference; FLOAT, an operator that is not quantized, which ONNX
     Runtime computed as one node of its own on our tensors; or LEFT_OUT, a quantized operator that
     the reference does not compute, for the ``reason`` given, and ONNX Runtime did likewise; or
-    SUMS, integer weights that are ``compared`` with the reference's, and ONNX Runtime's sums.
+    SUMS, integer weights that are ``compared`` with the reference's where that is asked for, and
+    ONNX Runtime's sums.
     """
 
     node: Node
@@ -144,6 +145,7 @@ def steps(
     borrow: Callable[[Node, dict], dict] | None = None,
     *,
     given: Collection[str] | None = None,
+    weights: bool = False,
 ) -> Iterator[Step]:
     """Run any graph to its end, a node at a time; a tensor is forgotten after its last reader.
 
@@ -153,6 +155,8 @@ def steps(
         given: the constants that the user's file holds, if the graph is ONNX Runtime's: a constant
             that it made itself and that is illegal, such as a scale of 0 where it merged two pairs,
             leaves a node out instead of making the file unusable.
+        weights: compare those of the nodes with float sums, for which ONNX Runtime multiplies by
+            every row of the unit matrix.
 
     Raises:
         UnusableInput: ONNX Runtime refuses a node that the reference does not compute.
@@ -164,7 +168,7 @@ def steps(
     waiting = Counter(name for names in read.values() for name in names)
     for node in model.nodes:
         fed = {name: values[name] for name in read[node.outputs] if name in values}
-        step = _step(model, node, fed, borrow, products, given)
+        step = _step(model, node, fed, borrow, products, given, weights)
         products |= spread(node, step.outputs, products)
         yield step
         values.update({name: v for name, v in step.outputs.items() if waiting[name]})
@@ -187,7 +191,7 @@ def constant_steps(model: Model) -> Iterator[Step]:
         if not names or not all(name in known or name in model.constants for name in names):
             continue
         fed = {name: known[name] for name in names if name in known}
-        step = _step(model, node, fed, borrow, products)
+        step = _step(model, node, fed, borrow, products, weights=True)
         products |= spread(node, step.outputs, products)
         known |= step.outputs
         yield step
@@ -200,6 +204,7 @@ def _step(
     borrow: Callable,
     products: set[str],
     given: Collection[str] | None = None,
+    weights: bool = False,
 ) -> Step:
     key, reason = (node.domain, node.op_type), ""
     if key in OPERATORS or key in MOVERS:
@@ -221,20 +226,34 @@ def _step(
         raise ort.refused(model.path, error) from None
     if key in FLOAT_SUMS:
         try:
-            return Step(node, found, SUMS, compared=(_weights(model, node, fed, found, borrow),))
+            compared = _weights(model, node, fed, found, borrow) if weights else ()
+            return Step(node, found, SUMS, compared=compared)
         except Unsupported as error:
             reason = f"{node.operator}: {error}"
+        except UnusableInput as error:
+            raise UnusableInput(f"{model.path}: node {node.name}: {error}") from None
     if not is_quantized(model, node, {**fed, **found}, products):
         return Step(node, found, FLOAT, quantized=False)
     return Step(node, found, LEFT_OUT, reason or f"{node.operator} is not computed yet")
 
 
-def _weights(model: Model, node: Node, fed: dict, found: dict, borrow: Callable) -> Comparison:
+def _weights(
+    model: Model, node: Node, fed: dict, found: dict, borrow: Callable
+) -> tuple[Comparison, ...]:
     a, *others = node.inputs
-    if any(name in fed for name in others):
-        raise Unsupported("its weights are no constants")
-    inputs, y = arguments(model, node, fed), found[node.outputs[0]]
-    return float_sums.check(node, inputs, y, lambda A: borrow(node, {a: A})[node.outputs[0]])
+    if computed := [name for name in others if name in fed]:
+        raise Unsupported(f"its input {computed[0]} is no constant")
+    names = [name for name in node.inputs if name]
+    if len(set(names)) != len(names):
+        raise Unsupported("two of its inputs are one tensor")
+    inputs = arguments(model, node, fed)
+    bias = inputs[5] if len(inputs) > 5 else None
+    none = {} if bias is None else {node.inputs[5]: np.zeros_like(bias)}
+
+    def ask(A: np.ndarray, with_bias: bool) -> np.ndarray:
+        return borrow(node, {a: A} | ({} if with_bias else none))[node.outputs[0]]
+
+    return float_sums.check(node, inputs, found[node.outputs[0]], ask)
 
 
 def computed(model: Model, node: Node, fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -3,8 +3,13 @@
 What is asked of the node, alone and with the user's constants:
 
     rows of one 1        its weights, each of them, ``==`` the reference's
-    a row to each block  that the activations of a block are not rounded to integers on the way
+    a row of 0           its bias, ``==``
+    a row to each block  as many rows at a time as the user has, since their number chooses the
+                         kernel: that it has these integers too, and does not round activations
     the user's input     that each sum is one that float32 can give, in whatever order
+
+A bias of 0 stands in for the node's but in the row of 0 and in the user's input: what is small
+beside a bias does not show in a sum.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +23,11 @@ from qlinear.onnx_model import Node
 from qlinear.operators.matmul_nbits import dequantized, sum_bound
 
 ROWS = 256  # of the unit matrix, at a time
+PART = 32  # of a block, the most in a row: so few products are rounded by less than a step of q
 INTEGERS = 4  # the accuracy level at which a kernel may round activations to 8 bits
 
-Borrow = Callable[[np.ndarray], np.ndarray]  # an A to ONNX Runtime's Y
+# A, and whether with the node's bias, to ONNX Runtime's Y
+Borrow = Callable[[np.ndarray, bool], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,66 +64,79 @@ def layer(node: Node, inputs: list) -> Layer:
     return Layer((B, scales, zero_points), layout | {"bits": options.get("bits", 4)}, bias)
 
 
-def check(node: Node, inputs: list, y: np.ndarray, borrow: Borrow) -> Comparison:
-    """Compare a node's weights, and hold its sums to their bound.
+def check(node: Node, inputs: list, y: np.ndarray, borrow: Borrow) -> tuple[Comparison, ...]:
+    """Compare a node's weights and its bias; if they are equal, hold its sums to their bound.
 
     Args:
         inputs: the node's, in ONNX's order.
         y: what ONNX Runtime computes of them.
 
     Returns:
-        the comparison of all K x N weights.
+        the comparison of all K x N weights, and of the bias if there is one.
 
     Raises:
         Unsupported: the node is of a form that is not covered, or ONNX Runtime's sums are not those
             of float32 products with these weights.
     """
     made = layer(node, inputs)
-    ours = dequantized(*made.weights, **made.layout)
-    bias = 0 if made.bias is None else made.bias
-    theirs = np.concatenate(list(_by_units(made, borrow)))
-    with np.errstate(invalid="ignore"):
-        # the bias is added after the sum
-        weights = compare_arrays(
-            node.inputs[1], ours + bias, theirs, node=node.name, operator=node.operator
-        )
-    asked = [*_by_blocks(made, inputs[0].shape, borrow), (inputs[0], y)]
-    A = np.concatenate([a.reshape(-1, a.shape[-1]) for a, _ in asked])
-    sums = np.concatenate([found.reshape(-1, found.shape[-1]) for _, found in asked])
+    A, K = inputs[0], made.layout["K"]
     with np.errstate(invalid="ignore", over="ignore"):
-        exact, bound = sum_bound(A, *made.weights, made.bias, **made.layout)
-        outside = int((~(np.abs(sums - exact) <= bound)).sum())
-    if outside:
+        ours = dequantized(*made.weights, **made.layout)
+    _require_finite(ours, "weights")
+    theirs = np.concatenate([borrow(rows, False) for rows in _units(K)])[:K]
+    known = [(node.inputs[1], ours, theirs)]
+    if made.bias is not None:
+        found = borrow(np.zeros((1, K), np.float32), True)
+        known.append((node.inputs[5], made.bias, found.reshape(made.bias.shape)))
+    compared = tuple(
+        compare_arrays(name, mine, other, node=node.name, operator=node.operator)
+        for name, mine, other in known
+    )
+    if all(c.equal for c in compared):
+        parts = list(_parts(A.shape, made.layout["block_size"]))
+        if parts:
+            sums = np.concatenate(
+                [borrow(part, False).reshape(-1, ours.shape[1]) for part in parts]
+            )
+            _hold(np.concatenate([part.reshape(-1, K) for part in parts]), sums, ours, None)
+        _hold(A, y, ours, made.bias)
+    return compared
+
+
+def _require_finite(values: np.ndarray, what: str) -> None:
+    if count := int((~np.isfinite(values)).sum()):
+        raise Unsupported(f"{count} of {values.size} {what} are infinite or not a number")
+
+
+def _hold(A: np.ndarray, sums: np.ndarray, weights: np.ndarray, bias: np.ndarray | None) -> None:
+    """Hold ONNX Runtime's sums to their bound.
+
+    Raises:
+        Unsupported: one is outside, or is no number.
+    """
+    _require_finite(sums, "sums")
+    exact, bound = sum_bound(A, weights, bias)
+    if outside := int((~(np.abs(sums - exact) <= bound)).sum()):
         raise Unsupported(
             f"{outside} of {sums.size} sums are not those of float32 products, in any order"
         )
-    return weights
 
 
-def _by_units(made: Layer, borrow: Borrow) -> Iterator[np.ndarray]:
-    K = made.layout["K"]
+def _units(K: int) -> Iterator[np.ndarray]:
+    """The rows of the unit matrix, some at a time, and then rows of 0."""
     for start in range(0, K, ROWS):
-        rows = np.zeros((min(ROWS, K), K), np.float32)
-        count = min(ROWS, K - start)
-        rows[np.arange(count), start + np.arange(count)] = 1
-        yield borrow(rows)[:count]
+        yield np.eye(min(ROWS, K), K, start, dtype=np.float32)
 
 
-def _by_blocks(
-    made: Layer, shape: tuple[int, ...], borrow: Borrow
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs of the user's shape, so that the same kernel runs, each row within one block.
-
-    Within so few products no rounding to 8 bits hides below the bound.
-    """
-    K, size = made.layout["K"], made.layout["block_size"]
+def _parts(shape: tuple[int, ...], block_size: int) -> Iterator[np.ndarray]:
+    """Inputs of the user's shape in whose rows, one after the other, a part of each block is."""
+    count, K = int(np.prod(shape[:-1])), shape[-1]
     rng = np.random.default_rng(0)
-    flat = (int(np.prod(shape[:-1])), K)
-    blocks = range(0, K, size)
-    for first in range(0, len(blocks), max(flat[0], 1)):
-        rows = np.zeros(flat, np.float32)
-        for row, start in zip(rows, blocks[first : first + flat[0]], strict=False):
+    size = min(block_size, PART)
+    starts = range(0, K, size)
+    for first in range(0, len(starts) if count else 0, max(count, 1)):
+        rows = np.zeros((count, K), np.float32)
+        for row, start in zip(rows, starts[first : first + count], strict=False):
             end = min(start + size, K)
             row[start:end] = rng.uniform(0.5, 1, end - start) * rng.choice([-1, 1], end - start)
-        A = rows.reshape(shape)
-        yield A, borrow(A)
+        yield rows.reshape(shape)

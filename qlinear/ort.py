@@ -253,6 +253,9 @@ def single_node(model: Model, node: Node, values: dict[str, object]) -> onnx.Mod
     read = reads(node)
     inputs = [value_info(name, values[name]) for name in read if name in values]
     stored = {t.name: t for t in model.proto.graph.initializer}
+    # a constant that the caller could override, which is no constant to ONNX Runtime's kernels
+    inputs += [v for v in model.proto.graph.input if v.name in read and v.name in stored
+               and v.name not in values]  # fmt: skip
     kept = [
         stored.get(name) or onnx.numpy_helper.from_array(model.constants[name], name)
         for name in read

@@ -118,7 +118,7 @@ def validate(model: Model, feeds: list[Feed], *, progress: Progress | None = Non
             _asked(model, file, plain, feed.values), f"ONNX Runtime, {feed.source}", 2
         )
         by_default += found
-        walk = engine.steps(network.graph, feed.values, borrow, given=model.constants)
+        walk = engine.steps(network.graph, feed.values, borrow, given=model.constants, weights=True)
         walk = progress(walk, feed.source, len(network.graph.nodes))
         seen, ours, found, asked = _follow(network, walk, feed.values, theirs)
         notes += asked
@@ -335,6 +335,7 @@ def _folded(network: Network) -> tuple[list[Step], list[Comparison]]:
     found: list[Comparison] = []
     held: set[str] = set()  # tensors that a compared one was made from
     for step in reversed(steps):
+        found += step.compared
         kept = [name for name in step.outputs if name in graph.constants]
         found += [
             compare_arrays(k, step.outputs[k], graph.constants[k], node=step.node.name,
@@ -424,8 +425,9 @@ def least(coverages: list[Coverage]) -> Coverage:
         mac_recomputed=min(c.mac_recomputed for c in coverages),
         left_out=left_out,
         float_sums={
-            name: min(c.float_sums.get(name, 0) for c in coverages)
+            name: count
             for name in coverages[0].float_sums
+            if (count := min(c.float_sums.get(name, 0) for c in coverages))
         },
     )
 
@@ -448,11 +450,14 @@ def _default(model: Model, network: Network, comparisons: list[Comparison]) -> D
 
 
 def merged(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
-    """The comparisons of several inputs, one for each tensor, in the order in which they came."""
-    merged: dict[str, Comparison] = {}
+    """The comparisons of several inputs, one for each tensor, in the order in which they came.
+
+    Weights that several nodes share are one for each node.
+    """
+    merged: dict[tuple[str, str], Comparison] = {}
     for c in comparisons:
-        before = merged.get(c.tensor)
-        merged[c.tensor] = c if before is None else replace(
+        before = merged.get((c.tensor, c.node))
+        merged[c.tensor, c.node] = c if before is None else replace(
             before,
             elements=before.elements + c.elements,
             mismatches=before.mismatches + c.mismatches,

@@ -72,12 +72,14 @@ the verdict is PARTIAL.
 ## Integer weights, float sums
 
 A file may hold MatMulNBits itself, as those of language models do: float activations, weights of 2,
-4 or 8 bits in blocks. `validate` asks ONNX Runtime's kernel for each of its K x N weights, by rows
-of one 1, and compares them with `==`. The sums are float32, in an order that is the kernel's own
-and depends on the processor and the number of rows. They are borrowed from ONNX Runtime, the
-verdict says so, and each is held to the bound within which every order of summation ends. It is
+4 or 8 bits in blocks. `validate` asks ONNX Runtime for each of the K x N weights, by rows of one 1,
+up to 256 at a time, and for the bias, and compares them with `==`. The sums are float32, in an
+order that is the kernel's own and depends on the processor and the number of rows. They are
+borrowed from ONNX Runtime, the verdict says so, and each is held to the bound within which every
+order of summation ends. In as many rows as the input has, which may be another kernel's, rows of at
+most 32 activations are held to it too: a weight that is wrong by a step shows in them. It is
 PARTIAL at `accuracy_level` 4, where the kernel may round activations to 8 bits, in half precision,
-and with `g_idx`.
+with `g_idx`, where an input other than A is computed, and where a weight or a sum is not finite.
 """
 LEFT = """## Left to ONNX Runtime
 

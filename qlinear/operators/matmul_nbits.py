@@ -112,31 +112,29 @@ def matmul_nbits(
 
 
 def sum_bound(
-    A: np.ndarray,
-    B: np.ndarray,
-    scales: np.ndarray,
-    zero_points: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
-    **layout: int,
+    A: np.ndarray, weights: np.ndarray, bias: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The product in float64, and how far from it a float32 sum can end in whatever order.
 
     n roundings, each of at most u = 2**-24, change a sum by at most n u / (1 - n u) times the sum
-    of its terms' magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). A kernel
-    rounds each term at most four times (zero point, scale, product, and the weight that was made of
-    them) and adds K terms, the sums of the blocks and the bias.
+    of its terms' magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). An
+    activation of 0 gives a term of 0, which rounds nothing. The t other terms meet in t - 1
+    additions, however a kernel groups them, and the bias in one more. Each is rounded as a product
+    and as a weight, or by a scale that is applied to the sum of a block; by which n is t + 3, and
+    one more is for the float64 here. A fused multiply-add leaves roundings out.
+
+    A product of less than 2**-126, a term's or a block's by its scale, is rounded by at most
+    2**-150, and a sum never is; integers lose nothing by a scale that is so small.
+
+    Args:
+        A: float32 (..., K); weights: float32 (K, N), finite; bias: float32 (N,), or None.
 
     Returns:
         float64 (..., N) each.
     """
-    q, scale, zero = (part.astype(np.float64) for part in _parts(B, scales, zero_points, **layout))
-    size = np.abs(q) + np.abs(zero) if zero_points is not None else np.abs(q - zero)
-    size = (size * np.abs(scale)).reshape(layout["N"], -1)[:, : layout["K"]].T
-    A = A.astype(np.float64)
-    y = A @ dequantized(B, scales, zero_points, **layout).astype(np.float64)
-    total = np.abs(A) @ size
+    n = np.count_nonzero(A, axis=-1, keepdims=True) + 4
+    A, weights = A.astype(np.float64), weights.astype(np.float64)
+    y, total = A @ weights, np.abs(A) @ np.abs(weights)
     if bias is not None:
         y, total = y + bias, total + np.abs(bias)
-    n = layout["K"] + q.shape[1] + 6
-    # the smallest numbers lose bits by underflow, which no relative error covers
     return y, n * ROUNDING / (1 - n * ROUNDING) * total + n * 2.0**-149
