@@ -656,7 +656,7 @@ def test_results_of_different_studies_are_never_mixed(vgg, tmp_path):
         ("versions", {}),
     ):
         other = replace(plan, header={**plan.header, name: value})
-        with pytest.raises(UnusableInput, match=f"holds a study with another {name} .*never mixed"):
+        with pytest.raises(UnusableInput, match=f"holds a study with another {name}.*never mixed"):
             study.run(other, out)
     assert (out / workers.JOURNAL).read_bytes() == before
     for name, value, said in (
@@ -666,7 +666,7 @@ def test_results_of_different_studies_are_never_mixed(vgg, tmp_path):
         header = {**plan.header, name: value}
         if value is None:
             del header[name]
-        with pytest.raises(UnusableInput, match=f"another {said} .*never mixed") as refused:
+        with pytest.raises(UnusableInput, match=f"another {said} .*never mixed: name") as refused:
             study.run(replace(plan, header=header), out)
         assert "\n" not in str(refused.value)
     (tmp_path / "full").mkdir()

@@ -375,15 +375,18 @@ EXPLAINED = {
     "bit_widths": "Weights of fewer bits are made of the file’s 8-bit integers: scaled so that the "
     "greatest of a channel (per-channel) or of the layer (per-tensor) is the greatest of the "
     "narrower type, and rounded, unless they fit as they are; the bias is rounded to the new "
-    "scales. What the 8 bits had lost stays lost, and nothing is trained or calibrated again, so a "
-    "quantizer that starts from the float network may do better. Activations of fewer bits "
+    "scales. No float network is read: these weights are rounded twice, and what was clipped or "
+    "rounded on the way to 8 bits stays lost. Nothing is trained or calibrated again, so a "
+    "quantizer that starts from the float network may do better; files that one has written can "
+    "be studied beside this one ([[files]] in the settings). Activations of fewer bits "
     "keep the file’s ranges: of each 8-bit tensor the multiples of a power of two are kept, "
     "rounded after the rounding to 8 bits, where hardware would round once.",
-    "analog": "The layers lie on analog arrays. What a setting does not say is the default: 128 "
-    "rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal cells and converters. A "
-    "chip is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges "
-    "of N images” resolve the greatest count of the first N images, or of all if they are fewer; "
-    "these are measured too.",
+    "analog": "The layers lie on analog arrays, each group of a layer with groups on arrays of its "
+    "own: a depthwise channel shares no cells and no converter with another. What a setting does "
+    "not say is the default: 128 rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal "
+    "cells and converters. A chip is a seed; noise is drawn anew for each seed, layer and batch. "
+    "Converters with “ranges of N images” resolve the greatest count of the first N images, or of "
+    "all if they are fewer, in the layer, whatever the group; these are measured too.",
     FILES: "Other files for the same inputs, each computed by the reference, and by ONNX Runtime "
     "what that does not compute. “Saturated to N bits”: every int8 tensor that a node writes is "
     "clipped to the integers of N bits.",
