@@ -303,10 +303,10 @@ def _programmed(content: bytes, shape: tuple[int, int, int], array: Array) -> li
     return [_chip(w, array, identity(w, group)) for group, w in enumerate(groups)]
 
 
-def _chip(w: np.ndarray, array: Array, identity: int) -> list[Tile]:
+def _chip(w: np.ndarray, array: Array, number: int) -> list[Tile]:
     shape, device = w.shape, array.device
     lines = mapped(w, array)
-    rng = np.random.default_rng([array.seed, identity])
+    rng = np.random.default_rng([array.seed, number])
     targets = sides(lines, array)
     start, cells = devices.programmed(targets, lines.levels, device, rng)
     base = device.base(lines.levels)

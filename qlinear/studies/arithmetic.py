@@ -204,10 +204,15 @@ def _requantizer(setting: Setting, conv: Conv) -> Callable:
 
 
 def _on_array(conv: Conv, array: Array) -> Compute:
+    _require_cells(conv)
+    return lambda x, rng: variants.on_array(x, conv, array, rng)
+
+
+def _require_cells(conv: Conv) -> None:
+    """Refuse weights that no cells take: those of 9 bits, uint8 less a zero point."""
     rows = centred(conv.w, conv.w_zero_point)
     if rows.min() < -128 or rows.max() > 127:
         raise UnusableInput(f"weights in {rows.min()} ... {rows.max()}: cells take -128 ... 127")
-    return lambda x, rng: variants.on_array(x, conv, array, rng)
 
 
 def calibrated(setting: Setting, layer: Layer, images: Iterable[np.ndarray]) -> Array:
@@ -216,7 +221,7 @@ def calibrated(setting: Setting, layer: Layer, images: Iterable[np.ndarray]) -> 
     Raises:
         UnusableInput: its weights are none that cells take.
     """
-    _on_array(layer.conv, Array())
+    _require_cells(layer.conv)
     array = array_of(dict(setting.values))
     perfect, top = analog.ideal(array), 1.0
     for x in images:
