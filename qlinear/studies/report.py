@@ -18,10 +18,11 @@ from pathlib import Path
 
 from qlinear.errors import printable
 from qlinear.studies.measure import COUNTS
-from qlinear.studies.settings import ALL_BUT, ALONE, EXACT, FILES, Setting
+from qlinear.studies.settings import ALL_BUT, ALONE, FILES, Setting
 from qlinear.studies.study import Plan, Row
 
 CLEAR = 2  # standard errors from which a loss is called one
+NAMED = 6  # layers that a sentence names
 RARE = 40  # and once in so many tries, or more rarely, a fair coin takes so many of the images
 
 
@@ -233,8 +234,14 @@ def reading(line: Series, what: str) -> str:
     unit = KEY_NAMES[line.key].split(" of ")[0]
     if clear is None:
         value, it = narrowest
+        few = all(it.images < _fewest() for _, it in line.points)
+        why = (
+            f"of {_images(it.images)} no loss can be clear"
+            if few
+            else "at no width is a loss clear"
+        )
         return (
-            f"{_upper(line.name)}: at no width is a loss clear; at {value} {unit}, the fewest, the "
+            f"{_upper(line.name)}: {why}; at {value} {unit}, the fewest, the "
             f"{what} differs by {points(it)} points from the exact network's, {_others(it)}."
         )
     value, it = clear
@@ -414,6 +421,8 @@ def most_sensitive(modes: dict[str, list[Row]], labelled: bool) -> str:
         alike = [r.setting.layer for r in by_loss
                  if score(r.counts, labelled).difference == it.difference]  # fmt: skip
         layer = alike[0] + (f" (and as much {', '.join(alike[1:])})" if alike[1:] else "")
+        if len(alike) > NAMED:
+            layer = f"any of {len(alike)} layers (see the table)"
         if mode == ALONE and it.difference >= 0:
             said.append("Alone, no layer loses anything.")
         elif mode == ALL_BUT and len(alike) == len(members):
@@ -433,5 +442,7 @@ def measured(rows: Iterable[Row], section: str) -> list[Row]:
     return [row for row in rows if row.setting.section == section and not row.setting.mode]
 
 
-def exact_row(rows: Iterable[Row]) -> Row:
-    return next(row for row in rows if row.setting.section == EXACT)
+def exact_shares(lines: Iterable[Series]) -> list[float]:
+    """The exact network's share, on the images of each line: lines may be of different ones."""
+    scores = [it for line in lines for _, it in line.points]
+    return sorted({round(it.share - it.difference, 6) for it in scores})
