@@ -28,7 +28,7 @@ from qlinear.studies.study import Plan, Row
 
 # mid-tones that stand out on white and on near-black, from the palette of Okabe and Ito (2008)
 TEXT = ' class="text"'
-TEXTS = "why", "what", "operator"  # columns that hold text
+TEXTS = "why", "what"  # columns that hold text
 COLOURS = "#3b8bc8", "#d5711e", "#1e9e77", "#c06a9c", "#808080", "#a08a00"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
@@ -352,7 +352,8 @@ def _lines(some: list[Series], measure: str) -> str:
     values = sorted({value for line in some for value, _ in line.points})
     ax.set(xlabel=KEY_NAMES[key], ylabel=f"{measure}, %", ylim=(-3, 103))
     ax.set_xticks(values, [str(v) for v in values])
-    ax.legend(frameon=False, fontsize=8, loc="best")
+    columns = 2 if max(len(line.name) for line in some) <= 45 else 1  # above, clear of the bars
+    ax.legend(frameon=False, fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))
     said = "; ".join(
         f"{line.name}: " + ", ".join(f"{v}: {100 * it.share:.1f}%" for v, it in line.points)
         for line in some
