@@ -7,8 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,7 +22,12 @@ from networks import NETWORKS, quantized
 
 from qlinear import cli, engine, ort
 from qlinear.errors import UnusableInput
-from qlinear.hardware import accumulators, requantizers, variants
+from qlinear.hardware import accumulators, analog, cost, devices, draws, requantizers, variants
+from qlinear.hardware.analog import Array
+from qlinear.hardware.converters import Converter
+from qlinear.hardware.designs import DESIGNS
+from qlinear.hardware.devices import Device
+from qlinear.hardware.draws import Reads
 from qlinear.inputs import load_samples
 from qlinear.onnx_model import load
 from qlinear.operators import OPERATORS
@@ -286,6 +295,34 @@ def test_a_loss_of_few_images_is_not_clear():
     assert report.by_chance(30, 20) == pytest.approx((tosses.sum(1) >= 30).mean(), abs=0.002)
 
 
+def test_a_line_is_held_against_the_exact_network_on_its_own_images():
+    """Of the first 4 images the exact network has all right, of 40 fewer."""
+
+    def row(bits, images, right, lost):
+        setting = Setting("accumulators", (("bits", bits), ("how", "wrap")), images)
+        counts = dict(images=images, same=images - lost, right=right, lost=lost, gained=0)
+        return study.Row(setting, counts, {}, {})
+
+    few = report.series([row(12, 4, 0, 4), row(14, 4, 1, 3)], "accumulators", True)
+    many = report.series([row(12, 40, 2, 31), row(14, 40, 32, 1)], "accumulators", True)
+    assert report.exact_shares(few) == [1] and report.exact_shares(many) == [33 / 40]
+    assert report.exact_shares(few + many) == [33 / 40, 1]
+    assert "of 4 images no loss can be clear; at 12 bits" in report.reading(few[0], "accuracy")
+    assert "down to 14 bits no loss is clear" in report.reading(many[0], "accuracy")
+
+
+def test_few_layers_that_tie_are_named_and_many_are_counted():
+    def rows(count):
+        counts = dict(images=9, same=0, right=0, lost=9, gained=0)
+        layers = [Setting("accumulators", (), 9, 0, ALONE, f"layer {k}") for k in range(count)]
+        return {ALONE: [study.Row(layer, counts, {}, {}) for layer in layers]}
+
+    few = report.most_sensitive(rows(report.NAMED), True)
+    assert all(f"layer {k}" in few for k in range(report.NAMED))
+    many = report.most_sensitive(rows(report.NAMED + 1), True)
+    assert f"any of {report.NAMED + 1} layers (see the table) costs most" in many
+
+
 def test_only_measured_ways_to_pass_an_accumulators_end_are_said():
     def row(bits, how, same):
         setting = Setting("accumulators", (("bits", bits), ("how", how)))
@@ -311,19 +348,147 @@ def test_any_name_fits_into_the_page(vgg, tmp_path):
 
 
 def test_layers_that_tie_are_all_named_and_those_that_stay_exact_are(tmp_path):
-    files = made(tmp_path, "mobilenet_v2", "QOperator-int8-int8", images=4)
+    files = made(tmp_path, "mobilenet_v2", "QOperator-uint8-uint8-channels", images=4)
     plan = planned(files, "[analog]\nadc_bits = 1\nclip = true\nsensitivity = true\n")
     rows = study.run(plan, tmp_path / "out")
     (modes,) = report.sensitivity(rows).values()
     text, shown = report.most_sensitive(modes, labelled=False), page.html(plan, rows)
     least = min(row.counts["same"] for row in modes[ALONE])
     most = [r.setting.layer for r in modes[ALONE] if r.counts["same"] == least]
-    assert least < 4 and all(layer in text for layer in most)
-    groups = [r.setting.layer for r in modes[ALONE] if r.left]
-    assert groups and all(f"{name} (exact in any case)" in shown for name in groups)
+    assert least < 4 and len(most) > 1
+    if len(most) > report.NAMED:
+        assert f"any of {len(most)} layers (see the table) costs most" in text
+    else:
+        assert all(layer in text for layer in most)
+    wide = [r.setting.layer for r in modes[ALONE] if r.left]  # weights of 9 bits
+    assert wide and all(f"{name} (exact in any case)" in shown for name in wide)
     for name, count in plan.facts["exact"].items():
         assert f"{count} {name}" in shown
     assert "com.microsoft.QLinearAdd" in plan.facts["exact"]
+
+
+# --- groups on arrays
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    """A network of depthwise layers, and what ONNX Runtime computes of one image."""
+    model = load(MODELS / "mobilenet_int8_per_channel.onnx")
+    x = load_samples()[0][:1].astype(np.float32)
+    return model, x, ort.tensors(model, x)
+
+
+def grouped_layer(groups: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns, rows and bias of a layer, of which the first two groups have the same weights."""
+    rng = np.random.default_rng(4)
+    columns = rng.integers(0, 256, (2, groups, 25, 7)).astype(np.uint8)
+    rows = rng.integers(-128, 128, (groups, 2, 25)).astype(np.int32)
+    columns[:, 1], rows[1] = columns[:, 0], rows[0]
+    return columns, rows, np.zeros((groups, 2), np.int32)
+
+
+def test_depthwise_layers_on_ideal_arrays_are_onnx_runtimes(mobilenet):
+    model, x, theirs = mobilenet
+    groups = {n: layer.conv.attributes.get("group", 1)
+              for n, layer in arithmetic.layers_of(model)[0].items()}  # fmt: skip
+    assert sum(g > 1 for g in groups.values()) == 7 and max(groups.values()) == 256
+    found = engine.run(
+        model, x, variants.operators_on_arrays(model, dict.fromkeys(groups, Array()))
+    )
+    assert all((found[name] == theirs[name]).all() for name in theirs)
+    # and in a study, with converters whose steps are one count, or too coarse for nine rows
+    data = study.Data("samples", {"image": x}, None)
+    asked = [Setting("analog", (("adc_bits", bits),)) for bits in (9, 3)]
+    plan = study.plan(model, data, asked, batch=1)
+    at = measure.ready(plan.job)
+    reference = measure.exact(at, study.batch_of(plan, 0, 1)).values[0]
+    for bits, setting in zip((9, 3), asked, strict=True):
+        varied, left = measure.computes(at, setting)
+        assert set(varied) == set(groups) and not left
+        for name, group in groups.items():
+            if group == 1:
+                continue
+            layer = at.layers[name]
+            call = measure.layer_call(layer, varied[name], setting, 0)
+            wrong = call(reference[layer.x_name]) != reference[layer.y_name]
+            assert wrong.any() == (bits == 3)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_layer_of_one_group_draws_what_it_always_did(seed):
+    """Records rest on it: the seeds of cells and of conversions are the weights' CRC-32."""
+    _, (rows, *_), _ = grouped_layer()
+    array = Array(mapping=analog.PAIR, device=Device("proportional", sigma=0.1),
+                  adc=Converter(8, noise=1), seed=seed)  # fmt: skip
+    lines = analog.mapped(rows, array)
+    crc = zlib.crc32(rows.tobytes())
+    rng = np.random.default_rng([seed, crc])
+    _, cells = devices.programmed(analog.sides(lines, array), lines.levels, array.device, rng)
+    (tile,) = analog.programmed(rows, array)
+    assert (tile.held == cells[0] - cells[1]).all()
+    assert analog.key_of(rows, array, Reads(5)) == draws.key_of(Reads(5), crc)
+    one, same = np.random.default_rng(3), np.random.default_rng(3)
+    assert analog.key_of(rows, array, one) == draws.key_of(same, crc)
+
+
+def test_groups_share_neither_cells_nor_draws():
+    columns, rows, bias = grouped_layer()
+    whole = DESIGNS | {
+        "cells": Array(device=Device("proportional", sigma=0.05)),
+        "conversions": Array(adc=Converter(8, noise=1)),
+        "converters": Array(adc=Converter(8, offset=1, shared=4)),
+        "wires": Array(device=Device(wire=1e-3, word_wire=1e-3), adc=Converter(8)),
+    }
+    drawn = {"cells", "conversions", "converters", "PCM core"}
+    for name, array in whole.items():
+        found = analog.array_sum(columns, rows, bias, array, Reads(1))
+        # the first group is the layer of its weights; the second has the same weights and inputs
+        alone = analog.array_sum(columns[:, 0], rows[0], bias[0], array, Reads(1))
+        assert (found[:, :2] == alone).all()
+        assert (found[:, 2:4] == alone).all() == (name not in drawn), name
+        again = analog.array_sum(columns, rows, bias, array, Reads(1))
+        plain = analog.array_sum(columns, rows, bias, array, Reads(1), fast=False)
+        assert (found == again).all() and (found == plain).all()
+    perfect = Array()
+    each = [analog.observed(columns[:, g], rows[g], perfect) for g in range(3)]
+    assert analog.observed(columns, rows, perfect) == max(each) > min(each)
+    every = analog.array_sum(columns, rows, bias, perfect)
+    assert (every.reshape(2, 3, 2, 7) == rows @ columns.astype(np.int32)).all()
+
+
+def test_groups_cost_crossbars_of_their_own(mobilenet):
+    model, _, theirs = mobilenet
+    array = Array(adc=Converter(8, shared=4))
+    costs = cost.network_cost(model, theirs, dict.fromkeys(variants.weighted(model), array))
+    one = cost.layer_cost(9, 1, 16, array)
+    every = costs["block7_depthwise_quant"]
+    assert (every.crossbars, every.used, every.macs) == (256, 256 * 9 * 4, 256 * 9 * 16)
+    assert every.joules == pytest.approx(256 * one.joules)
+    assert (every.seconds, every.reads) == (one.seconds, one.reads)
+    dense = cost.layer_cost(128, 10, 1, array)
+    assert costs["dense_quant"] == dense
+
+
+def test_sums_of_groups_are_summed_group_by_group(mobilenet):
+    model, x, theirs = mobilenet
+
+    def exactly(columns, rows, bias):
+        return rows @ columns + bias[:, None]
+
+    found = engine.run(model, x, variants.operators_with(summation=exactly))
+    assert all((found[name] == theirs[name]).all() for name in theirs)
+    layer = arithmetic.layers_of(model)[0]["block1_depthwise_quant"]
+    with pytest.raises(UnusableInput, match="16 groups: one needed, or grouped_products"):
+        variants.unsigned_products(theirs[layer.x_name], layer.conv)
+
+
+def test_ranges_are_taken_of_the_layers_that_lie_on_arrays(tmp_path):
+    """Others, of 9-bit weights, stay exact; they do not end the study."""
+    files = made(tmp_path, "mobilenet_v2", "QOperator-uint8-uint8-channels", images=4)
+    plan = planned(files, "[analog]\nadc_bits = 6\ncalibrated = 2\n")
+    row = study.run(plan, tmp_path / "out")[1]
+    assert row.left and all("cells take" in why for why in row.left.values())
+    assert set(row.left) < set(plan.facts["layers"])
 
 
 # --- fewer bits
@@ -397,11 +562,11 @@ def test_any_network_is_studied_and_what_stays_is_named(name, form, tmp_path):
     assert sum(wrong for wrong, _ in narrow.differing.values())
     grouped = {n for n, layer in arithmetic.layers_of(plan.network.graph)[0].items()
                if layer.conv.attributes.get("group", 1) > 1}  # fmt: skip
-    left = row_of(rows, "adc_bits 4").left
-    wide = {name for name, why in left.items() if "cells take" in why}  # weights of 9 bits
-    assert {name for name, why in left.items() if "groups" in why} == grouped
-    assert set(left) == grouped | wide and (not wide or "uint8-uint8" in form)
+    on_arrays = row_of(rows, "adc_bits 4")
+    assert all("cells take" in why for why in on_arrays.left.values())  # weights of 9 bits
+    assert not on_arrays.left or "uint8-uint8" in form
     assert (name in ("mobilenet_v1", "mobilenet_v2")) == bool(grouped)
+    assert all(on_arrays.differing[layer][0] for layer in grouped - set(on_arrays.left))
     if name == "u_net":
         assert any("ConvTranspose" in why for why in plan.facts["left"].values())
     text = page.html(plan, rows)
@@ -523,17 +688,86 @@ def test_results_of_different_studies_are_never_mixed(vgg, tmp_path):
         ("versions", {}),
     ):
         other = replace(plan, header={**plan.header, name: value})
-        with pytest.raises(UnusableInput, match=f"holds a study with another {name} .*never mixed"):
+        with pytest.raises(UnusableInput, match=f"holds a study with another {name}.*never mixed"):
             study.run(other, out)
     assert (out / workers.JOURNAL).read_bytes() == before
-    lines = before.splitlines(keepends=True)
-    (out / workers.JOURNAL).write_bytes(lines[0] + b"x" + lines[1] + lines[2])
-    with pytest.raises(UnusableInput, match="damaged"):
-        study.run(plan, out)
+    for name, value, said in (
+        ("versions", {**plan.header["versions"], "numpy": "0"}, "versions: numpy"),
+        ("batch", None, "batch"),  # a key that this version does not have
+    ):
+        header = {**plan.header, name: value}
+        if value is None:
+            del header[name]
+        with pytest.raises(UnusableInput, match=f"another {said} .*never mixed: name") as refused:
+            study.run(replace(plan, header=header), out)
+        assert "\n" not in str(refused.value)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(UnusableInput, match="not an empty folder"):
         study.run(plan, tmp_path / "full")
+
+
+def line_of(change) -> bytes:
+    """A line of a journal with this in place of what a task found."""
+    counts = dict.fromkeys(measure.COUNTS, 1) | {"differing": {"layer": [0, 1]}}
+    record = {"setting": "key", "start": 0, "stop": 8, "counts": counts}
+    change(record, record["counts"])
+    return workers._line(record).encode()
+
+
+WRONG_LINES = {
+    "cut": b'deadbeef {"setting": "k',
+    "another check": b'00000000 {"a": 1}\n',
+    "no text": b"\xff\xfe\x00\n",
+    "empty": b"\n",
+    "no JSON": b"%08x {\n" % zlib.crc32(b"{"),
+    "a list": b"%08x []\n" % zlib.crc32(b"[]"),
+    "deep": b"%08x %s\n" % (zlib.crc32(b"[" * 100_000), b"[" * 100_000),
+    "no start": line_of(lambda r, c: r.pop("start")),
+    "no counts": line_of(lambda r, c: r.pop("counts")),
+    "no images": line_of(lambda r, c: c.pop("images")),
+    "a key that is a list": line_of(lambda r, c: r.update(setting=[])),
+    "a share": line_of(lambda r, c: c.update(same=0.5)),
+    "true": line_of(lambda r, c: r.update(start=True)),
+    "less than none": line_of(lambda r, c: c.update(right=-1)),
+    "a pair of one": line_of(lambda r, c: c["differing"].update(layer=[1])),
+    "differing layers in a list": line_of(lambda r, c: c.update(differing=[["layer", 1, 2]])),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_a_wrong_line_is_done_again_or_refused(name, vgg, tmp_path):
+    """At the end it may be cut, so its task is done again; elsewhere someone wrote into it."""
+    plan, out = planned(vgg, "[accumulators]\nbits = 12\nhow = 'wrap'\n"), tmp_path / "out"
+    rows, path = study.run(plan, out), out / workers.JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert workers._result(workers._record(line_of(lambda r, c: None))) is not None
+    path.write_bytes(b"".join(lines[:-1]) + WRONG_LINES[name])
+    assert study.run(plan, out) == rows
+    assert path.read_bytes() == b"".join(lines)
+    middle = b"".join([*lines[:2], WRONG_LINES[name].rstrip(b"\n") + b"\n", *lines[2:]])
+    path.write_bytes(middle)
+    with pytest.raises(UnusableInput, match=r"journal.txt: line 3 is damaged; name") as refused:
+        study.run(plan, out)
+    assert "\n" not in str(refused.value) and path.read_bytes() == middle
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"my own notes\n", b"%08x 5\n" % zlib.crc32(b"5"), None]
+)
+def test_a_file_that_is_no_journal_is_refused_and_kept(content, vgg, tmp_path):
+    path = tmp_path / "out" / workers.JOURNAL
+    if content is None:
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir()
+        path.write_bytes(content)
+    argv = ["study", str(vgg[0]), "--data", str(vgg[1]), "--workers", "0", "--accumulators", "12"]
+    with pytest.raises(UnusableInput, match=rf"^{re.escape(str(path))}: no .* --out$") as refused:
+        cli.main([*argv, "--out", str(path.parent)])
+    assert "\n" not in str(refused.value)
+    assert path.is_dir() if content is None else path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == [workers.JOURNAL]
 
 
 def test_a_study_that_found_nothing_leaves_nothing(vgg, tmp_path, monkeypatch):
@@ -642,10 +876,55 @@ def test_a_lost_scheduler_is_one_line(monkeypatch):
     assert next(results) == (("key", 0, 1), {})
     with pytest.raises(UnusableInput, match=r"scheduler is lost \(Connection reset.*run again"):
         next(results)
+    # one that comes back soon enough is no loss; one that does not is
+    monkeypatch.setattr(workers, "LOSS", 0.3)
+    client = SimpleNamespace(status="connecting")
+    threading.Timer(0.1, setattr, (client, "status", "running")).start()
+    workers._require_scheduler(client)
+    for status in ("connecting", "closed"):
+        with pytest.raises(UnusableInput, match=r"scheduler is lost .*finished is kept.*again"):
+            workers._require_scheduler(SimpleNamespace(status=status))
     level = logging.getLogger("distributed").level
     with workers._quiet():
         assert not logging.getLogger("distributed").isEnabledFor(logging.ERROR)
     assert logging.getLogger("distributed").level == level
+
+
+def test_a_scheduler_that_dies_is_noticed_within_seconds(farmed, tmp_path):
+    dask()
+    plan, wanted = farmed
+    at, quiet = tmp_path / "at.json", dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
+         "--port", "0", "--no-dashboard", "--scheduler-file", at], **quiet)  # fmt: skip
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", at,
+         "--nthreads", "1", "--no-nanny", "--no-dashboard"], env=environment, **quiet)  # fmt: skip
+    try:
+        while not at.exists() or not at.read_text():
+            assert scheduler.poll() is None
+            time.sleep(0.05)
+        died: list[float] = []
+
+        def killing(results, title, total, done):
+            for i, result in enumerate(results):
+                yield result
+                if i == 2:
+                    scheduler.kill()
+                    died.append(time.monotonic())
+
+        address = json.loads(at.read_text())["address"]
+        with pytest.raises(UnusableInput, match=r"scheduler is lost .*what is finished is kept"):
+            study.run(plan, tmp_path / "out", scheduler=address, progress=killing)
+        assert time.monotonic() - died[0] < 30  # five seconds, and what a busy machine takes
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    kept = (tmp_path / "out" / workers.JOURNAL).read_bytes().count(b"\n") - 1
+    assert kept >= 3
+    assert outputs(plan, study.run(plan, tmp_path / "out")) == wanted
 
 
 def test_a_worker_of_another_version_is_refused(farmed, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ do to numbers, :class:`~qlinear.hardware.converters.Converter` what converters d
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -276,6 +277,18 @@ def programmed(rows: np.ndarray, array: Array) -> list[Tile]:
     Args:
         rows: int32 (M, taps), int8 weights.
     """
+    return chips(rows[None], array)[0]
+
+
+def chips(rows: np.ndarray, array: Array) -> list[list[Tile]]:
+    """The tiles of each group of a layer, as :func:`programmed` makes those of one.
+
+    Groups share no cells, word lines or converters. Their errors depend on their number too, so
+    that groups of the same weights have others.
+
+    Args:
+        rows: int32 (groups, M, taps), int8 weights.
+    """
     rows = np.ascontiguousarray(rows, np.int32)
     if rows.min() < -128 or rows.max() > 127:
         raise UnusableInput(
@@ -284,11 +297,21 @@ def programmed(rows: np.ndarray, array: Array) -> list[Tile]:
     return _programmed(rows.tobytes(), rows.shape, array)
 
 
+def identity(rows: np.ndarray, group: int) -> int:
+    """A number for a group of a layer, by its weights; for the first their CRC-32."""
+    return zlib.crc32(np.ascontiguousarray(rows, np.int32).tobytes()) + (group << 32)
+
+
 @lru_cache(maxsize=64)
-def _programmed(content: bytes, shape: tuple[int, int], array: Array) -> list[Tile]:
-    w, device = np.frombuffer(content, np.int32).reshape(shape), array.device
+def _programmed(content: bytes, shape: tuple[int, int, int], array: Array) -> list[list[Tile]]:
+    groups = np.frombuffer(content, np.int32).reshape(shape)
+    return [_chip(w, array, identity(w, group)) for group, w in enumerate(groups)]
+
+
+def _chip(w: np.ndarray, array: Array, number: int) -> list[Tile]:
+    shape, device = w.shape, array.device
     lines = mapped(w, array)
-    rng = np.random.default_rng([array.seed, zlib.crc32(content)])
+    rng = np.random.default_rng([array.seed, number])
     targets = sides(lines, array)
     start, cells = devices.programmed(targets, lines.levels, device, rng)
     base = device.base(lines.levels)
@@ -330,10 +353,13 @@ def fed(columns: np.ndarray, array: Array) -> np.ndarray:
     return digits.transpose(1, 2, 0, 3)
 
 
+@lru_cache(maxsize=64)
 def fed_values(array: Array) -> np.ndarray:
     """What :func:`fed` makes of each of the 256 inputs: float32 (digits, 256)."""
     every = np.arange(256, dtype=np.int32).reshape(1, 256, 1)
-    return np.ascontiguousarray(fed(every, array)[0, :, :, 0].T)
+    found = np.ascontiguousarray(fed(every, array)[0, :, :, 0].T)
+    found.flags.writeable = False
+    return found
 
 
 def precision(tiles: list[Tile], array: Array) -> type:
@@ -376,8 +402,10 @@ def words_of(tiles: list[Tile], array: Array) -> int:
     return array.conversions * draws.halves(tiles[0].worth.size)
 
 
-def key_of(rows: np.ndarray, array: Array, noise: Noise | None) -> tuple[int, int] | None:
-    """The key of a layer's noise, None where nothing is drawn.
+def key_of(
+    rows: np.ndarray, array: Array, noise: Noise | None, group: int = 0
+) -> tuple[int, int] | None:
+    """The key of the noise of a layer, or of one of its groups; None where nothing is drawn.
 
     Raises:
         UnusableInput: noise is asked for without a source.
@@ -388,7 +416,7 @@ def key_of(rows: np.ndarray, array: Array, noise: Noise | None) -> tuple[int, in
         raise UnusableInput(
             "conversions draw noise but rng is missing: pass numpy.random.default_rng()"
         )
-    return draws.key_of(noise, zlib.crc32(np.ascontiguousarray(rows, np.int32).tobytes()))
+    return draws.key_of(noise, identity(rows, group))
 
 
 def observed(
@@ -401,17 +429,17 @@ def observed(
     """The magnitude that ``share`` of the counts of these inputs do not pass: a range for an ADC.
 
     Args:
-        columns, rows, rng: as in :func:`array_sum`.
+        columns, rows, rng: as in :func:`array_sum`; of groups it is one range for all.
     """
-    tiles, key = programmed(rows, array), key_of(rows, array, rng)
-    inputs = fed(columns, array).astype(precision(tiles, array))
-    starts = None if key is None else draws.bases(key, len(columns), columns.shape[2])
-    words = words_of(tiles, array)
-    counts = [
-        counts_of(tile, inputs[:, tile.rows], array, starts, t * words).ravel()
-        for t, tile in enumerate(tiles)
-    ]
-    found = np.abs(np.concatenate(counts))
+    counts: list[np.ndarray] = []
+    for inputs, tiles, key, _ in _by_group(columns, rows, None, array, rng):
+        inputs = fed(inputs, array).astype(precision(tiles, array))
+        starts = None if key is None else draws.bases(key, len(inputs), inputs.shape[3])
+        words = words_of(tiles, array)
+        for t, tile in enumerate(tiles):
+            found = np.abs(counts_of(tile, inputs[:, tile.rows], array, starts, t * words)).ravel()
+            counts.append(found.max(keepdims=True) if share == 1 else found)
+    found = np.concatenate(counts)
     return float(found.max() if share == 1 else np.quantile(found, share, method="higher"))
 
 
@@ -472,6 +500,21 @@ def fast_totals(
     return total + known(columns, tiles)
 
 
+def _by_group(
+    columns: np.ndarray,
+    rows: np.ndarray,
+    bias: np.ndarray | None,
+    array: Array,
+    rng: Noise | None,
+) -> Iterator[tuple[np.ndarray, list[Tile], tuple[int, int] | None, np.ndarray | None]]:
+    """The columns, tiles, key of noise and bias of each group of a layer."""
+    if rows.ndim == 2:
+        columns, rows = columns[:, None], rows[None]
+    parts = [None] * len(rows) if bias is None else bias.reshape(len(rows), -1)
+    keys = [key_of(one, array, rng, group) for group, one in enumerate(rows)]
+    yield from zip(columns.swapaxes(0, 1), chips(rows, array), keys, parts, strict=True)
+
+
 def array_sum(
     columns: np.ndarray,
     rows: np.ndarray,
@@ -482,11 +525,15 @@ def array_sum(
 ) -> np.ndarray:
     """Stage 1 of a layer on analog arrays.
 
+    The weights of a layer with groups are (groups, M / groups, taps), its columns
+    (N, groups, taps, positions): each group lies on arrays of its own (:func:`chips`), and draws
+    noise of its own.
+
     Args:
         columns: integers (N, taps, positions), inputs minus the least one that can occur, so all in
             0 ... 255.
         rows: int32 (M, taps), int8 weights.
-        bias: int32 (M,).
+        bias: int32, M of them.
         rng: where the noise of conversions comes from: a generator, the same for every layer and
             call, so that no two conversions share a draw; or
             :class:`~qlinear.hardware.draws.Reads`, whose noise is the same however images are
@@ -504,11 +551,12 @@ def array_sum(
             f"columns lie in {columns.min()} ... {columns.max()}, an array takes 0 ... 255: feed x "
             "minus its type's minimum and fold (x_zero_point - minimum) * sum(w) into the bias"
         )
-    key = key_of(rows, array, rng)
-    tiles = programmed(rows, array)
-    if fast:
-        total = fast_totals(columns, tiles, array, key)
-    else:
-        total = totals(columns, tiles, array, key) + known(columns, tiles)
-    # past 32 bits they wrap, as ONNX Runtime's do; a float beyond int32 does not wrap by itself
-    return np.rint(total).astype(np.int64).astype(np.int32) + bias[:, None]
+    found = []
+    for inputs, tiles, key, added in _by_group(columns, rows, bias, array, rng):
+        if fast:
+            total = fast_totals(inputs, tiles, array, key)
+        else:
+            total = totals(inputs, tiles, array, key) + known(inputs, tiles)
+        # past 32 bits they wrap, as ONNX Runtime's do; a float beyond int32 does not by itself
+        found.append(np.rint(total).astype(np.int64).astype(np.int32) + added[:, None])
+    return np.concatenate(found, axis=1)

@@ -22,14 +22,14 @@ a price for what it is, a comparison of settings.
 """
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 import numpy as np
 
 from qlinear.engine import arguments
 from qlinear.hardware import analog
 from qlinear.hardware.analog import Array
-from qlinear.hardware.variants import record_of, unsigned_products, weighted
+from qlinear.hardware.variants import grouped_products, record_of, weighted
 from qlinear.onnx_model import Model
 
 READ_SECONDS = 100e-9  # one read of a crossbar (Shafiee et al. 2016)
@@ -162,6 +162,8 @@ def network_cost(
 ) -> dict[str, Cost]:
     """The cost of each layer that lies on arrays, for one image.
 
+    A layer with groups takes crossbars for each, since they share none, and all work at once.
+
     Args:
         values: tensors of the network, whose shapes count.
         arrays: by the name of the node.
@@ -173,10 +175,18 @@ def network_cost(
         x, *constants = arguments(model, node, values)
         conv = record_of(node.op_type, tuple(constants), node.attributes)
         x4 = x[:1, :, None, None] if node.op_type == "QGemm" else x[:1]
-        columns, rows, _ = unsigned_products(x4, conv)
-        sizes = columns.shape[1], len(rows), columns.shape[2]
-        found[name] = layer_cost(*sizes, arrays[name], rows)
+        columns, rows, _ = grouped_products(x4, conv)
+        groups, channels, taps = rows.shape
+        sizes, weights = (taps, channels, columns.shape[3]), rows.reshape(-1, taps)
+        found[name] = times(layer_cost(*sizes, arrays[name], weights), groups)
     return found
+
+
+def times(one: Cost, groups: int) -> Cost:
+    """The cost of groups that are alike and work at once: as many of all, in the same time."""
+    at_once = "reads", "seconds"
+    more = {f.name: groups * getattr(one, f.name) for f in fields(one) if f.name not in at_once}
+    return replace(one, **more)
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:

@@ -37,7 +37,7 @@ def operators_with(
         requantizer: replaces :func:`qlinear.operators.arithmetic.requantize`; takes acc, scale and
             y_zero_point.
         summation: computes int32 accumulators (N, M, positions) itself, from int32 columns
-            (N, taps, positions), rows (M, taps) and bias (M,); for layers of one group.
+            (N, taps, positions), rows (M, taps) and bias (M,), group by group.
         stage_2: replaces the requantizer where it needs more of a layer than its factor; takes acc
             and the layer.
 
@@ -45,15 +45,13 @@ def operators_with(
     """
 
     def layer(x: np.ndarray, conv: Conv) -> np.ndarray:
-        geo = conv.geometry(x.shape)
-        padded = qc.pad(x, conv.x_zero_point, geo)
         if summation is None:
+            geo = conv.geometry(x.shape)
+            padded = qc.pad(x, conv.x_zero_point, geo)
             zeros = conv.x_zero_point, conv.w, conv.w_zero_point
             acc = qc.add_bias(fast.accumulate(padded, *zeros, geo), conv.B)
         else:
-            columns = qc.patches(centred(padded, conv.x_zero_point), geo)[:, 0]
-            rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
-            acc = summation(columns, rows, conv.bias).reshape(len(x), len(rows), *geo.out)
+            acc = summed(x, conv, summation)
         if accumulator is not None:
             acc = accumulator(acc)
         if stage_2 is not None:
@@ -69,6 +67,16 @@ def operators_with(
     return OPERATORS | {("", "QLinearConv"): conv, ("com.microsoft", "QGemm"): gemm}
 
 
+def summed(x: np.ndarray, conv: Conv, summation: Callable[..., np.ndarray]) -> np.ndarray:
+    """Accumulators by ``summation``, which takes columns, rows and bias of one group."""
+    geo = conv.geometry(x.shape)
+    columns = qc.patches(centred(qc.pad(x, conv.x_zero_point, geo), conv.x_zero_point), geo)
+    rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
+    parts = zip(np.split(rows, geo.group), np.split(conv.bias, geo.group), strict=True)
+    sums = [summation(columns[:, g], *part) for g, part in enumerate(parts)]
+    return np.concatenate(sums, axis=1).reshape(len(x), len(rows), *geo.out)
+
+
 def record_of(node_type: str, constants: tuple, attributes: dict) -> Conv:
     """A layer's record from what follows its first input; a dense one as a 1x1 convolution."""
     if node_type == "QGemm":
@@ -76,21 +84,42 @@ def record_of(node_type: str, constants: tuple, attributes: dict) -> Conv:
     return Conv(*constants, attributes=attributes)
 
 
-def unsigned_products(x: np.ndarray, conv: Conv) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A layer of one group as arrays compute it: uint8 columns, int32 rows, and bias.
+def grouped_products(x: np.ndarray, conv: Conv) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A layer as arrays compute it: uint8 columns, int32 rows, and bias, each with its groups.
 
     Arrays take no negative inputs, so the columns hold x minus the least integer of its type, and
     what that adds, (x_zero_point - least) * sum(w), goes from the bias.
+
+    Returns:
+        (N, groups, taps, positions), (groups, M / groups, taps) and (groups, M / groups).
     """
     geo = conv.geometry(x.shape)
     least = np.iinfo(x.dtype).min
     padded = qc.pad(x, conv.x_zero_point, geo)
     columns = qc.patches((padded.astype(np.int32) - least).astype(np.uint8), geo)
-    if columns.shape[1] != 1:
-        raise UnusableInput(f"{columns.shape[1]} groups: arrays compute layers of one group")
-    rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
+    rows = centred(conv.w, conv.w_zero_point).reshape(geo.group, -1, columns.shape[2])
     shift = np.int32(int(conv.x_zero_point) - least)
-    return columns[:, 0], rows, conv.bias - shift * rows.sum(axis=1, dtype=np.int32)
+    bias = conv.bias.reshape(rows.shape[:2]) - shift * rows.sum(axis=2, dtype=np.int32)
+    return columns, rows, bias
+
+
+def unsigned_products(x: np.ndarray, conv: Conv) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The products of a layer of one group: columns (N, taps, positions), rows (M, taps), bias.
+
+    Raises:
+        UnusableInput: it has more groups; :func:`grouped_products` takes them.
+    """
+    columns, rows, bias = grouped_products(x, conv)
+    if len(rows) != 1:
+        raise UnusableInput(f"{len(rows)} groups: one needed, or grouped_products")
+    return columns[:, 0], rows[0], bias[0]
+
+
+def on_array(x: np.ndarray, conv: Conv, array: Array, rng: Noise | None = None) -> np.ndarray:
+    """A layer on analog arrays, each of its groups on its own: what it writes."""
+    acc = analog.array_sum(*grouped_products(x, conv), array, rng)
+    acc = acc.reshape(len(x), len(conv.w), *conv.geometry(x.shape).out)
+    return requantize(acc, conv.factor, conv.y_zero_point)
 
 
 def weighted(model: Model) -> dict[str, Node]:
@@ -124,7 +153,7 @@ def operators_on_arrays(
         if by_weights.setdefault(key, arrays.get(name)) != arrays.get(name):
             raise UnusableInput(f"{model.path}: node {name} shares its weights, not its array")
 
-    def on_array(node_type: str) -> Callable[..., np.ndarray]:
+    def operator(node_type: str) -> Callable[..., np.ndarray]:
         exact = OPERATORS[("com.microsoft" if node_type == "QGemm" else "", node_type)]
 
         def layer(x: np.ndarray, *constants: np.ndarray, **attributes) -> np.ndarray:
@@ -133,15 +162,12 @@ def operators_on_arrays(
                 return exact(x, *constants, **attributes)
             conv = record_of(node_type, constants, attributes)
             x4 = x[:, :, None, None] if node_type == "QGemm" else x
-            columns, rows, bias = unsigned_products(x4, conv)
-            acc = analog.array_sum(columns, rows, bias, array, rng)
-            acc = acc.reshape(len(x), len(rows), *conv.geometry(x4.shape).out)
-            y = requantize(acc, conv.factor, conv.y_zero_point)
+            y = on_array(x4, conv, array, rng)
             return y[:, :, 0, 0] if node_type == "QGemm" else y
 
         return layer
 
-    conv, gemm = on_array("QLinearConv"), on_array("QGemm")
+    conv, gemm = operator("QLinearConv"), operator("QGemm")
     return OPERATORS | {("", "QLinearConv"): conv, ("com.microsoft", "QGemm"): gemm}
 
 
@@ -154,6 +180,8 @@ def calibrated(
 ) -> dict[str, Array]:
     """The same array for every layer, with the range of its converter from the layer's own counts.
 
+    A layer with groups has one range, that of all of them.
+
     Args:
         values: tensors of the exact network on the images that calibrate.
         share: of the counts that the range holds; 1 clips none of them.
@@ -163,7 +191,7 @@ def calibrated(
         x, *constants = arguments(model, node, values)
         conv = record_of(node.op_type, tuple(constants), node.attributes)
         x4 = x[:, :, None, None] if node.op_type == "QGemm" else x
-        columns, rows, _ = unsigned_products(x4, conv)
+        columns, rows, _ = grouped_products(x4, conv)
         top = max(analog.observed(columns, rows, array, share, rng), 1.0)
         found[name] = replace(array, adc=replace(array.adc, top=top))
     return found

@@ -170,14 +170,9 @@ def _staged(conv: Conv, accumulator: Callable | None, requantizer: Callable) -> 
 
 def _summed(conv: Conv, summation: Callable) -> Compute:
     """Sums of products by ``summation``, group by group."""
-    rows = centred(conv.w, conv.w_zero_point).reshape(len(conv.w), -1)
 
     def compute(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        geo = conv.geometry(x.shape)
-        columns = qc.patches(centred(qc.pad(x, conv.x_zero_point, geo), conv.x_zero_point), geo)
-        parts = zip(np.split(rows, geo.group), np.split(conv.bias, geo.group), strict=True)
-        sums = [summation(columns[:, g], *part) for g, part in enumerate(parts)]
-        acc = np.concatenate(sums, axis=1).reshape(len(x), len(rows), *geo.out)
+        acc = variants.summed(x, conv, summation)
         return requantize(acc, conv.factor, conv.y_zero_point)
 
     return compute
@@ -209,28 +204,28 @@ def _requantizer(setting: Setting, conv: Conv) -> Callable:
 
 
 def _on_array(conv: Conv, array: Array) -> Compute:
-    group = conv.attributes.get("group", 1)
-    if group != 1:
-        raise UnusableInput(f"{group} groups: arrays compute layers of one group")
+    _require_cells(conv)
+    return lambda x, rng: variants.on_array(x, conv, array, rng)
+
+
+def _require_cells(conv: Conv) -> None:
+    """Refuse weights that no cells take: those of 9 bits, uint8 less a zero point."""
     rows = centred(conv.w, conv.w_zero_point)
     if rows.min() < -128 or rows.max() > 127:
         raise UnusableInput(f"weights in {rows.min()} ... {rows.max()}: cells take -128 ... 127")
 
-    def compute(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        columns, rows, bias = variants.unsigned_products(x, conv)
-        acc = analog.array_sum(columns, rows, bias, array, rng)
-        acc = acc.reshape(len(x), len(rows), *conv.geometry(x.shape).out)
-        return requantize(acc, conv.factor, conv.y_zero_point)
-
-    return compute
-
 
 def calibrated(setting: Setting, layer: Layer, images: Iterable[np.ndarray]) -> Array:
-    """The array of a layer, with the range of its converters from counts of these inputs of it."""
+    """The array of a layer, with the range of its converters from counts of these inputs of it.
+
+    Raises:
+        UnusableInput: its weights are none that cells take.
+    """
+    _require_cells(layer.conv)
     array = array_of(dict(setting.values))
     perfect, top = analog.ideal(array), 1.0
     for x in images:
-        columns, rows, _ = variants.unsigned_products(layer.as_image(x), layer.conv)
+        columns, rows, _ = variants.grouped_products(layer.as_image(x), layer.conv)
         top = max(top, analog.observed(columns, rows, perfect))
     return replace(array, adc=replace(array.adc, top=top))
 

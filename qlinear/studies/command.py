@@ -28,6 +28,15 @@ EXAMPLES = """examples:
 images.npz holds the images under the name of the model's input, or x, and perhaps their classes
 under labels or y:  numpy.savez("images.npz", x=x, labels=labels)
 
+Weights and activations of fewer bits are made of the file's integers, which are rounded again: no
+float network is read. To study what a quantizer makes of one, let it write files for the same
+inputs, and name them in FILE.toml beside the other settings:
+  [[files]]
+  file = ["weights4.onnx", "all5.onnx"]  # found from where FILE.toml lies
+  [[files]]
+  file = "all5.onnx"
+  saturate = 5  # every int8 tensor that a node writes is clipped to 5 bits
+
 exit statuses:
   0 report.html, results.csv and results.json are written
   2 the model, the data or a setting is unusable, or a worker is; one line says why. What is
@@ -35,8 +44,8 @@ exit statuses:
 FLAGS = {  # option: section, key, and what it is
     "accumulators": ("accumulators", "bits", "widths of accumulators"),
     "multipliers": ("requantization", "multiplier_bits", "bits of multipliers; 0: a shift alone"),
-    "weights": ("bit_widths", "weights", "bits of weights"),
-    "activations": ("bit_widths", "activations", "bits of activations"),
+    "weights": ("bit_widths", "weights", "bits of weights, made of the file's 8-bit integers"),
+    "activations": ("bit_widths", "activations", "bits of activations, in the file's ranges"),
     "adc": ("analog", "adc_bits", "bits of the converters of analog arrays"),
 }
 OUTPUTS = "results.json", "results.csv", "report.html"

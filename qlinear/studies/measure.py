@@ -11,6 +11,7 @@ import pickle
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -216,7 +217,7 @@ def classes(output: np.ndarray) -> np.ndarray | None:
 
 @functools.lru_cache(maxsize=256)
 def _calibrated(at: Ready, setting: Setting) -> dict[str, Array]:
-    """The array of each layer, from the exact network on the first images."""
+    """The array of each layer that lies on one, from the exact network on the first images."""
     names = {layer.x_name for layer in at.layers.values()}
     found: dict[str, list[np.ndarray]] = {}
     left = int(setting["calibrated"])
@@ -229,11 +230,11 @@ def _calibrated(at: Ready, setting: Setting) -> dict[str, Array]:
         left -= size
         if left <= 0:
             break
-    return {
-        name: arithmetic.calibrated(setting, layer, found[layer.x_name])
-        for name, layer in at.layers.items()
-        if layer.conv.attributes.get("group", 1) == 1
-    }
+    arrays = {}
+    for name, layer in at.layers.items():
+        with suppress(UnusableInput):  # vary() says why
+            arrays[name] = arithmetic.calibrated(setting, layer, found[layer.x_name])
+    return arrays
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from qlinear.studies.report import (
     KEY_NAMES,
     SECTIONS,
     Series,
-    exact_row,
+    exact_shares,
     head,
     measure_of,
     measured,
@@ -28,6 +28,7 @@ from qlinear.studies.study import Plan, Row
 
 # mid-tones that stand out on white and on near-black, from the palette of Okabe and Ito (2008)
 TEXT = ' class="text"'
+TEXTS = "why", "what"  # columns that hold text
 COLOURS = "#3b8bc8", "#d5711e", "#1e9e77", "#c06a9c", "#808080", "#a08a00"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
@@ -89,19 +90,16 @@ def _p(text: str) -> str:
 def _table(
     head: Sequence[str], rows: Sequence[Sequence[object]], marked: Sequence[bool] = ()
 ) -> str:
-    """A table of numbers; the first column and those headed "why" or "what" hold text."""
+    """A table of numbers; the first column and :data:`TEXTS` hold text."""
     lines = [
         "<tr>"
-        + "".join(
-            f'<th scope="col"{TEXT if h in ("why", "what") else ""}>{_e(h)}</th>' for h in head
-        )
+        + "".join(f'<th scope="col"{TEXT if h in TEXTS else ""}>{_e(h)}</th>' for h in head)
         + "</tr>"
     ]
     for i, row in enumerate(rows):
         kind = ' class="loss"' if marked and marked[i] else ""
         cells = "".join(
-            f"<td{TEXT if head[k] in ('why', 'what') else ''}>{_e(v)}</td>"
-            for k, v in enumerate(row)
+            f"<td{TEXT if head[k] in TEXTS else ''}>{_e(v)}</td>" for k, v in enumerate(row)
         )
         lines.append(f"<tr{kind}>{cells}</tr>")
     table = f"<table><thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody></table>"
@@ -156,9 +154,11 @@ def _section(plan: Plan, rows: Sequence[Row], section: str, members: list[Row]) 
         parts.append(f"<ul>{''.join(f'<li>{_e(sentence)}</li>' for sentence in said)}</ul>")
     for key in dict.fromkeys(line.key for line in lines):
         some = [line for line in lines if line.key == key]
-        if drawing := _lines(some, exact_row(rows), measure, labelled):
+        if drawing := _lines(some, measure):
             caption = f"{measure} against {KEY_NAMES[key]}; bars: two standard errors to either "
-            parts.append(_figure(drawing, f"{caption}side. Dotted: the exact network."))
+            parts.append(
+                _figure(drawing, f"{caption}side. Dotted: the exact network on the same images.")
+            )
     scores = [score(row.counts, labelled) for row in members]
     table = [
         (row.setting.title, f"{it.images:,}", percent(it.share), f"{100 * it.error:.2f}",
@@ -335,7 +335,7 @@ def _figure(svg: str, caption: str) -> str:
     return f'<figure tabindex="0">{svg}<figcaption>{_e(caption)}</figcaption></figure>'
 
 
-def _lines(some: list[Series], exact: Row, measure: str, labelled: bool) -> str:
+def _lines(some: list[Series], measure: str) -> str:
     if figures() is None:
         return ""
     fig, ax = _axes(7.2, 4)
@@ -346,13 +346,14 @@ def _lines(some: list[Series], exact: Row, measure: str, labelled: bool) -> str:
         marker = "osD^vX"[i % 6]
         ax.errorbar(x, y, bars, marker=marker, ms=4, lw=1.5, capsize=2, label=line.name,
                     color=COLOURS[i % len(COLOURS)])  # fmt: skip
-    level = 100 * score(exact.counts, labelled).share
-    ax.axhline(level, ls=":", lw=1, color="#808080")
+    for level in exact_shares(some):
+        ax.axhline(100 * level, ls=":", lw=1, color="#808080")
     key = some[0].key
     values = sorted({value for line in some for value, _ in line.points})
     ax.set(xlabel=KEY_NAMES[key], ylabel=f"{measure}, %", ylim=(-3, 103))
     ax.set_xticks(values, [str(v) for v in values])
-    ax.legend(frameon=False, fontsize=8, loc="best")
+    columns = 2 if max(len(line.name) for line in some) <= 45 else 1  # above, clear of the bars
+    ax.legend(frameon=False, fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1))
     said = "; ".join(
         f"{line.name}: " + ", ".join(f"{v}: {100 * it.share:.1f}%" for v, it in line.points)
         for line in some

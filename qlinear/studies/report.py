@@ -18,10 +18,11 @@ from pathlib import Path
 
 from qlinear.errors import printable
 from qlinear.studies.measure import COUNTS
-from qlinear.studies.settings import ALL_BUT, ALONE, EXACT, FILES, Setting
+from qlinear.studies.settings import ALL_BUT, ALONE, FILES, Setting
 from qlinear.studies.study import Plan, Row
 
 CLEAR = 2  # standard errors from which a loss is called one
+NAMED = 6  # layers that a sentence names
 RARE = 40  # and once in so many tries, or more rarely, a fair coin takes so many of the images
 
 
@@ -233,8 +234,14 @@ def reading(line: Series, what: str) -> str:
     unit = KEY_NAMES[line.key].split(" of ")[0]
     if clear is None:
         value, it = narrowest
+        few = all(it.images < _fewest() for _, it in line.points)
+        why = (
+            f"of {_images(it.images)} no loss can be clear"
+            if few
+            else "at no width is a loss clear"
+        )
         return (
-            f"{_upper(line.name)}: at no width is a loss clear; at {value} {unit}, the fewest, the "
+            f"{_upper(line.name)}: {why}; at {value} {unit}, the fewest, the "
             f"{what} differs by {points(it)} points from the exact network's, {_others(it)}."
         )
     value, it = clear
@@ -375,15 +382,18 @@ EXPLAINED = {
     "bit_widths": "Weights of fewer bits are made of the file’s 8-bit integers: scaled so that the "
     "greatest of a channel (per-channel) or of the layer (per-tensor) is the greatest of the "
     "narrower type, and rounded, unless they fit as they are; the bias is rounded to the new "
-    "scales. What the 8 bits had lost stays lost, and nothing is trained or calibrated again, so a "
-    "quantizer that starts from the float network may do better. Activations of fewer bits "
+    "scales. No float network is read: these weights are rounded twice, and what was clipped or "
+    "rounded on the way to 8 bits stays lost. Nothing is trained or calibrated again, so a "
+    "quantizer that starts from the float network may do better; files that one has written can "
+    "be studied beside this one ([[files]] in the settings). Activations of fewer bits "
     "keep the file’s ranges: of each 8-bit tensor the multiples of a power of two are kept, "
     "rounded after the rounding to 8 bits, where hardware would round once.",
-    "analog": "The layers lie on analog arrays. What a setting does not say is the default: 128 "
-    "rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal cells and converters. A "
-    "chip is a seed; noise is drawn anew for each seed, layer and batch. Converters with “ranges "
-    "of N images” resolve the greatest count of the first N images, or of all if they are fewer; "
-    "these are measured too.",
+    "analog": "The layers lie on analog arrays, each group of a layer with groups on arrays of its "
+    "own: a depthwise channel shares no cells and no converter with another. What a setting does "
+    "not say is the default: 128 rows, cells of 2 bits, an offset of 128, inputs bit by bit, ideal "
+    "cells and converters. A chip is a seed; noise is drawn anew for each seed, layer and batch. "
+    "Converters with “ranges of N images” resolve the greatest count of the first N images, or of "
+    "all if they are fewer, in the layer, whatever the group; these are measured too.",
     FILES: "Other files for the same inputs, each computed by the reference, and by ONNX Runtime "
     "what that does not compute. “Saturated to N bits”: every int8 tensor that a node writes is "
     "clipped to the integers of N bits.",
@@ -411,6 +421,8 @@ def most_sensitive(modes: dict[str, list[Row]], labelled: bool) -> str:
         alike = [r.setting.layer for r in by_loss
                  if score(r.counts, labelled).difference == it.difference]  # fmt: skip
         layer = alike[0] + (f" (and as much {', '.join(alike[1:])})" if alike[1:] else "")
+        if len(alike) > NAMED:
+            layer = f"any of {len(alike)} layers (see the table)"
         if mode == ALONE and it.difference >= 0:
             said.append("Alone, no layer loses anything.")
         elif mode == ALL_BUT and len(alike) == len(members):
@@ -430,5 +442,7 @@ def measured(rows: Iterable[Row], section: str) -> list[Row]:
     return [row for row in rows if row.setting.section == section and not row.setting.mode]
 
 
-def exact_row(rows: Iterable[Row]) -> Row:
-    return next(row for row in rows if row.setting.section == EXACT)
+def exact_shares(lines: Iterable[Series]) -> list[float]:
+    """The exact network's share, on the images of each line: lines may be of different ones."""
+    scores = [it for line in lines for _, it in line.points]
+    return sorted({round(it.share - it.difference, 6) for it in scores})

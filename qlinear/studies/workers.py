@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from qlinear.errors import UnusableInput
 from qlinear.files import check_folder, write_text
-from qlinear.studies.measure import Batch, Job, measured, packed, versions
+from qlinear.studies.measure import COUNTS, Batch, Job, measured, packed, versions
 from qlinear.studies.settings import Setting
 
 JOURNAL = "journal.txt"
@@ -28,6 +29,7 @@ TRIES = 5  # of a task whose worker is lost
 # Dask's errors, by name, of a task whose worker is gone
 LOST = "KilledWorker", "FutureCancelledError", "FuturesCancelledError", "CancelledError"
 PATIENCE = 60  # seconds until the first worker of a cluster must be there
+LOSS = 5  # seconds that a scheduler may be gone in the middle
 
 Place = tuple[str, int, int]  # a setting's key, the first image, and the one after the last
 
@@ -53,16 +55,18 @@ def journal(folder: Path, header: dict) -> Iterator[tuple[dict[Place, dict], Cal
     """What a study has found so far, and a function that adds to it.
 
     A line is the CRC-32 of a JSON text, and the text. The last one may be cut, by a crash; it is
-    dropped.
+    dropped, and its task is done again.
 
     Args:
         header: what all of the results rest on, the first line.
 
     Raises:
-        UnusableInput: the folder holds something else, a study of something else, or another
-            process writes to it.
+        UnusableInput: the folder holds something else, a study of something else, or a damaged
+            one, or another process writes to it.
     """
     path, made = folder / JOURNAL, not folder.exists()
+    if path.exists() and not path.is_file():
+        raise UnusableInput(f"{path}: no file; name another folder with --out")
     if path.exists():
         with _opened(path, folder, header) as (found, add):
             yield found, add
@@ -88,23 +92,21 @@ def _opened(path: Path, folder: Path, header: dict) -> Iterator[tuple[dict[Place
         _lock(file, folder)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.decode(errors="replace").splitlines()
-        records = [_record(line) for line in lines]
-        if records and records[-1] is None:  # written in part
-            records.pop()
-            whole = whole[: whole.rstrip(b"\n").rfind(b"\n") + 1]
-        if not records or None in records:
-            raise UnusableInput(f"{path}: damaged; remove the folder, or name another with --out")
-        for key, value in header.items():
-            if records[0].get(key) != value:
-                was = _short(records[0].get(key))
+        first, *lines = whole.splitlines(keepends=True) or [b""]
+        _check_header(_record(first), header, path)
+        found: dict[Place, dict] = {}
+        for number, line in enumerate(lines, 2):
+            result = _result(_record(line))
+            if result is not None:
+                found[result[0]] = result[1]
+            elif number == len(lines) + 1:  # written in part
+                whole = whole.removesuffix(line)
+            else:
                 raise UnusableInput(
-                    f"{folder}: holds a study with another {key} ({was}, now {_short(value)}); "
-                    "results are never mixed: name another folder with --out, or remove it"
+                    f"{path}: line {number} is damaged; name another folder with --out"
                 )
         file.seek(len(whole))
         file.truncate()
-        found = {(r["setting"], r["start"], r["stop"]): r["counts"] for r in records[1:]}
 
         def add(place: Place, counts: dict) -> None:
             found[place] = counts
@@ -117,6 +119,23 @@ def _opened(path: Path, folder: Path, header: dict) -> Iterator[tuple[dict[Place
         os.fsync(file.fileno())
 
 
+def _check_header(was: dict | None, header: dict, path: Path) -> None:
+    """Refuse a journal of something else; ``was`` is its first line."""
+    if was is None:
+        raise UnusableInput(f"{path}: no journal of a study; name another folder with --out")
+    for key in [*header, *(key for key in was if key not in header)]:
+        then, now, name = was.get(key), header.get(key), key
+        if then == now:
+            continue
+        if isinstance(then, dict) and isinstance(now, dict):  # name what differs in it
+            inner = next(k for k in {**now, **then} if then.get(k) != now.get(k))
+            then, now, name = then.get(inner), now.get(inner), f"{key}: {inner}"
+        raise UnusableInput(
+            f"{path.parent}: holds a study with another {name} ({_short(then)}, now "
+            f"{_short(now)}); results are never mixed: name another folder with --out, or remove it"
+        )
+
+
 def _short(value: object) -> str:
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 60 else f"{text[:57]}…"
@@ -127,11 +146,36 @@ def _line(record: dict) -> str:
     return f"{zlib.crc32(text.encode()):08x} {text}\n"
 
 
-def _record(line: str) -> dict | None:
-    check, _, text = line.partition(" ")
-    if f"{zlib.crc32(text.encode()):08x}" != check:
+def _record(line: bytes) -> dict | None:
+    """What a line holds; None where it is none of ours, or damaged."""
+    check, _, text = line.removesuffix(b"\n").partition(b" ")
+    if f"{zlib.crc32(text):08x}".encode() != check:
         return None
-    return json.loads(text)
+    with suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _result(record: dict | None) -> tuple[Place, dict] | None:
+    """A task's place and counts; None where something is missing, or is no count."""
+    if record is None:
+        return None
+    counts, setting = record.get("counts"), record.get("setting")
+    if not isinstance(counts, dict) or not isinstance(setting, str):
+        return None
+    differing = counts.get("differing", {})
+    if not isinstance(differing, dict):
+        return None
+    place = record.get("start"), record.get("stop")
+    numbers = [*place, *(counts.get(name) for name in COUNTS)]
+    for pair in differing.values():
+        if not isinstance(pair, list) or len(pair) != 2:
+            return None
+        numbers += pair
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        return None
+    return (setting, *place), counts
 
 
 def _lock(file, folder: Path) -> None:
@@ -258,8 +302,20 @@ def by_dask(
         raise _gone(error) from None
 
 
-def _gone(error: Exception) -> UnusableInput:
-    return UnusableInput(f"the scheduler is lost ({error}); run again to go on")
+def _gone(error: object) -> UnusableInput:
+    return UnusableInput(
+        f"the scheduler is lost ({error}); what is finished is kept: start one, and run again to "
+        "go on"
+    )
+
+
+def _require_scheduler(client) -> None:
+    """Give a scheduler that is gone a few seconds; Dask itself would wait for minutes."""
+    end = time.monotonic() + LOSS
+    while client.status != "running":
+        if time.monotonic() > end or client.status in ("closing", "closed"):
+            raise _gone(f"away for {LOSS} seconds")
+        time.sleep(0.1)
 
 
 def _by_dask(
@@ -279,6 +335,7 @@ def _by_dask(
             raise UnusableInput(
                 f"{task.setting.title}: {TRIES} workers were lost; is memory short?"
             )
+        _require_scheduler(client)
         try:
             future = client.submit(measured, *sent.of(task), pure=False)
         except (OSError, RuntimeError) as error:
@@ -299,14 +356,13 @@ def _by_dask(
     fill()
     for future in done:
         task = running.pop(future)
-        if future.status == "finished":
-            counts, theirs = future.result()
+        result = _result_of(future, task)
+        if result is not None:
+            counts, theirs = result
             if theirs != ours:
                 raise _unlike(theirs, ours)
             sent.finished(task)
             yield task.place, counts
-        elif future.status == "error" and not _lost(future):
-            raise _told(future.exception(), task) from None
         else:  # its worker is lost, or what that alone held
             sent.forget()
             submit(task)
@@ -346,9 +402,27 @@ class _Sent:
         self.batches.clear()
 
 
-def _lost(future) -> bool:
+def _result_of(future, task: Task) -> tuple[dict, dict] | None:
+    """What a task found, and with which versions; None where its worker is lost.
+
+    Raises:
+        UnusableInput: the task failed by itself.
+    """
+    if future.status == "error" and not _lost(future.exception()):
+        raise _told(future.exception(), task) from None
+    if future.status != "finished":
+        return None
+    try:
+        return future.result()
+    except Exception as error:
+        if _lost(error):
+            return None
+        raise
+
+
+def _lost(error: BaseException) -> bool:
     """Whether a task failed because of its worker, and not by itself."""
-    return type(future.exception()).__name__ in LOST
+    return type(error).__name__ in LOST
 
 
 def _told(error: BaseException, task: Task) -> UnusableInput:
