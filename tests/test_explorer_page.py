@@ -502,6 +502,23 @@ def test_values_that_do_not_load_leave_no_verdict(browser, tmp_path, damage, sma
     tab.close()
 
 
+def test_an_address_that_is_given_before_the_last_one_is_kept_is_not_lost(opened):
+    with opened(ELEMENT) as page:
+        page.wait_for_selector(".explorer-verdict-row .verdict")
+        there = page.evaluate("""() => {
+          const [explorer] = qlinearExplorer.explorers, later = window.setTimeout;
+          let write = null;
+          window.setTimeout = (call) => { write = call; return 0; };
+          explorer.keepAddress();
+          window.setTimeout = later;
+          location.hash = "#image=1&layer=block1_conv2&channel=5&y=10&x=12";
+          write();
+          return location.hash;
+        }""")
+        assert "image=1" in there
+        page.wait_for_function("qlinearExplorer.explorers[0].state.image === 1")
+
+
 def test_differences_of_another_image_or_switch_are_not_seen_while_these_are_computed(opened):
     with opened(ELEMENT + "&round=floor") as page:
         whole = "document.querySelector('.explorer-count').textContent.includes('differ from')"

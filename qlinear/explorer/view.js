@@ -190,9 +190,11 @@
     keepAddress(now = false) {
       clearTimeout(this.waiting);
       if (!this.linked || (this.timer && !now)) return;
+      const before = location.hash;
       const write = () => {
         const fragment = this.fragment();
-        if (fragment === location.hash) return;
+        // an address that the reader has given since is not lost: it is about to be read
+        if (fragment === location.hash || location.hash !== before) return;
         const change = this.pushed ? "pushState" : "replaceState";
         this.pushed = false;
         try { history[change](null, "", fragment); } catch { /* the address stays behind */ }
