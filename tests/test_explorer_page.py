@@ -502,6 +502,37 @@ def test_values_that_do_not_load_leave_no_verdict(browser, tmp_path, damage, sma
     tab.close()
 
 
+def test_a_choice_during_an_attempt_that_fails_is_another_attempt(browser, tmp_path):
+    path, folder = on_a_site(tmp_path, False)
+    bad = folder / "explorer-ort-04.js"
+    good = bad.read_text()
+    bad.unlink()
+    tab = browser.new_page()
+    # the error of the first attempt is held back until the file is there and chosen once more
+    tab.add_init_script("""
+        const append = Element.prototype.append;
+        Element.prototype.append = function (...all) {
+          const [script] = all;
+          if (script?.src?.includes("explorer-ort-04") && !window.fail) {
+            window.fail = script.onerror;
+            return;
+          }
+          return append.apply(this, all);
+        };
+    """)
+    tab.goto(path.as_uri() + ELEMENT)
+    tab.wait_for_selector(".explorer-verdict-row .verdict")
+    tab.evaluate("location.hash = '#image=4&layer=block1_conv2&channel=5&y=10&x=12'")
+    tab.wait_for_function("Boolean(window.fail)")
+    bad.write_text(good)
+    tab.evaluate("location.hash = '#image=4&layer=block1_conv2&channel=5&y=10&x=13'")
+    tab.wait_for_function("qlinearExplorer.explorers[0].state.x === 13")
+    tab.evaluate("window.fail(new Event('error'))")
+    tab.wait_for_selector(".explorer-verdict-row .verdict")
+    assert "equal" in tab.locator(".explorer-verdict-row .verdict").inner_text()
+    tab.close()
+
+
 def test_an_address_that_is_given_before_the_last_one_is_kept_is_not_lost(opened):
     with opened(ELEMENT) as page:
         page.wait_for_selector(".explorer-verdict-row .verdict")

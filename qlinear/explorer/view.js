@@ -942,19 +942,20 @@
   function loadRun(folder, index) {
     const { runs } = window.QLINEAR_EXPLORER;
     if (runs[index].values) return Promise.resolve();
-    if (!waiting.has(index)) {
-      const name = `explorer-ort-${String(index).padStart(2, "0")}.js`;
-      waiting.set(index, new Promise((done, failed) => {
-        // a file that is cut, or another page in its place, loads and brings nothing
-        const onload = () => runs[index].values ? done() : failed(new Error(name));
-        const script = make("script", { src: folder + name, onload, onerror: failed });
-        document.head.append(script);
-      }).catch((error) => {
-        waiting.delete(index); // so that it can be asked for again
-        throw error;
-      }));
-    }
-    return waiting.get(index);
+    // an attempt that began before this choice may fail for what was mended since: then another
+    if (waiting.has(index)) return waiting.get(index).catch(() => loadRun(folder, index));
+    const name = `explorer-ort-${String(index).padStart(2, "0")}.js`;
+    const attempt = new Promise((done, failed) => {
+      // a file that is cut, or another page in its place, loads and brings nothing
+      const onload = () => runs[index].values ? done() : failed(new Error(name));
+      const script = make("script", { src: folder + name, onload, onerror: failed });
+      document.head.append(script);
+    }).catch((error) => {
+      waiting.delete(index); // so that it can be asked for again
+      throw error;
+    });
+    waiting.set(index, attempt);
+    return attempt;
   }
 
   window.QLINEAR_VALUES = (index, values) => {
